@@ -19,6 +19,8 @@ from support import DEADLINE_S, TESTS, clean_environment, python_path
 
 PASSWORD = "correct horse"
 NAMES = [f"viewer-{number}" for number in range(20)]
+#: By so much of their interval people begin later in each turn: these moments lie as evenly as they can.
+GOLDEN = 0.618
 
 
 class Dashboard:
@@ -73,11 +75,15 @@ class Viewer:
         port: Where the dashboard listens on 127.0.0.1.
         name: One of `NAMES`.
         cookie: Of a session that has begun; else they log in.
+
+    Attributes:
+        told_s: How long to wait before the next poll, as was told last.
     """
 
     def __init__(self, port: int, name: str, cookie: str = "") -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
         self.cookie = cookie
+        self.told_s = 0.0
         if not cookie:
             form = urlencode({"name": name, "password": PASSWORD})
             headers = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
@@ -92,8 +98,9 @@ class Viewer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             answer = self._send(address, named)
-        except http.client.RemoteDisconnected:  # it was idle for too long; browsers send it again, too
+        except ConnectionResetError:  # it was idle for too long; browsers send it again, too
             answer = self._send(address, named)
+        self.told_s = float(answer.headers.get("boilerd-wait", 0))
         return answer.status, answer.read(), answer.headers.get("etag", "")
 
     def _send(self, address: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
@@ -111,21 +118,29 @@ class Audience:
     Args:
         port: Where the dashboard listens.
         addresses: The pages, one for each of them.
-        every_s: How often each of them polls; 0: again and again.
+        every_s: How often each of them polls, or less often as they are told; 0: again and again.
 
     Attributes:
-        every_s: The same.
+        every_s: How often each of them polled at last.
     """
 
     def __init__(self, port: int, addresses: Sequence[str], every_s: float) -> None:
         self._viewers = [Viewer(port, name) for name, _ in zip(NAMES, addresses, strict=False)]
         self._addresses = addresses
+        self._tags = [""] * len(self._viewers)
+        self._turn = 0
         self.every_s = every_s
         self._port = port
 
+    def __len__(self) -> int:
+        return len(self._viewers)
+
     @contextmanager
     def looking(self) -> Iterator[Counter[str]]:
-        """They look as long as this goes on; afterwards it has how many answers of which status there were."""
+        """They look as long as this goes on; afterwards it has how many answers of which status there were.
+
+        Who comes back polls as before, and begins at another moment; so that in several short times all polls come.
+        """
         counts: Counter[str] = Counter()
         context = multiprocessing.get_context("fork")
         end, told = context.Event(), context.SimpleQueue()
@@ -136,27 +151,32 @@ class Audience:
             yield counts
         finally:
             end.set()
-            counts.update(told.get())
+            found, self._tags, self.every_s = told.get()
+            counts.update(found)
             process.join()
+            self._turn += 1
 
     def _look(self, cookies: Sequence[str], end: Any, told: Any) -> None:
         os.nice(19)  # people's browsers are on machines of their own, and take this one no CPU
+        self._viewers = [Viewer(self._port, NAMES[place], cookie) for place, cookie in enumerate(cookies)]
         counts = [Counter[str]() for _ in cookies]
         threads = [
-            threading.Thread(target=self._one, args=(place, cookie, end, counts[place]))
-            for place, cookie in enumerate(cookies)
+            threading.Thread(target=self._one, args=(place, viewer, end, counts[place]))
+            for place, viewer in enumerate(self._viewers)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        told.put(sum(counts, Counter()))
+        slowest_s = max(self._every_s(viewer) for viewer in self._viewers)
+        told.put((sum(counts, Counter()), self._tags, slowest_s))
 
-    def _one(self, place: int, cookie: str, end: Any, counts: Counter[str]) -> None:
-        viewer, tag = Viewer(self._port, NAMES[place], cookie), ""
-        address = self._addresses[place]
-        is_ended = end.wait(self.every_s * place / len(NAMES))
+    def _every_s(self, viewer: Viewer) -> float:
+        return max(self.every_s, viewer.told_s) if self.every_s else 0.0
+
+    def _one(self, place: int, viewer: Viewer, end: Any, counts: Counter[str]) -> None:
+        is_ended = end.wait(self.every_s * ((place / len(NAMES) + GOLDEN * self._turn) % 1))
         while not is_ended:
-            status, _, tag = viewer.poll(address, tag)
+            status, _, self._tags[place] = viewer.poll(self._addresses[place], self._tags[place])
             counts[str(status)] += 1
-            is_ended = end.wait(self.every_s) if self.every_s else end.is_set()
+            is_ended = end.wait(self._every_s(viewer)) if self.every_s else end.is_set()

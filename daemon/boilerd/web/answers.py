@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -121,7 +122,17 @@ async def _answer_shown(asked: Asked, page: Page) -> Response:
         headers = {"etag": tag, "vary": "Boilerd-Live", "content-type": KINDS[asked.form_of_answer]}
         return Response(text, status, headers=headers)
 
-    return await asked.site.in_thread(make, asked.who)
+    return await asked.site.in_thread(functools.partial(_counted, asked, make), asked.who)
+
+
+def _counted(asked: Asked, make: Callable[[], Response]) -> Response:
+    """The answer, with the CPU that it takes noted if it is to a poll."""
+    began_s = time.thread_time()
+    try:
+        return make()
+    finally:
+        if asked.is_live:
+            asked.site.costs.pace.note(time.thread_time() - began_s)
 
 
 def _found(asked: Asked, page: Page) -> Data | Elsewhere | Missing:

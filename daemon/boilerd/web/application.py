@@ -90,16 +90,18 @@ def make_site(
     sessions: Sessions = HeldSessions() if web.read_only else SparedSessions(WebSessions(connection, IDLE_S))
     access = Access(web, SeenSessions(sessions), proxies, authorize, is_read_only=web.read_only)
     hosts = {*LOCAL_NAMES, *web.hosts} if access.is_open or web.hosts else ()
+    costs = Costs(count_commands(connection))
+    read_all = functools.partial(facts_of, archive_limit=settings.archive_limit)
     return Site(
         connection=connection,
         access=access,
         guard=Guard(proxies, hosts, seals),
         proxies=proxies,
         redaction=Redaction(web.redact, redact),
-        sampler=Sampler(connection, read_facts or functools.partial(facts_of, archive_limit=settings.archive_limit)),
+        sampler=Sampler(connection, read_facts or read_all, costs.pace),
         seals=seals,
         daemon=LocalDaemon(settings),
-        costs=Costs(count_commands(connection)),
+        costs=costs,
         menu=sorted((page for page in pages.PAGES if page.menu), key=lambda page: page.menu),
         outside=web.links,
         environment=web.environment,

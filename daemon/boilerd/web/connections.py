@@ -12,7 +12,7 @@ MOST_CONNECTIONS = 256
 #: Bytes that a client may send before its parser has made something whole of them, as of the head of a request; and
 #: requests that may wait behind the one that is served.
 MOST_HEAD, MOST_WAITING = 64 * 1024, 16
-#: How long a connection lives that sends no whole request, or does not read its answer.
+#: How long a connection lives that sends nothing, no whole request, or does not read its answer.
 IDLE_S = 10.0
 #: How long requests have at the end.
 GRACE_S = 5
@@ -113,6 +113,7 @@ def make_server(
         uvicorn.Config(
             app, http=Connection, ws="none", loop="asyncio", lifespan="off", log_config=None, access_log=False,
             proxy_headers=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=grace_s, callback_notify=show_life, timeout_notify=TELL_EVERY_S,
+            timeout_keep_alive=int(IDLE_S), timeout_graceful_shutdown=grace_s,
+            callback_notify=show_life, timeout_notify=TELL_EVERY_S,
         )
     )  # fmt: skip

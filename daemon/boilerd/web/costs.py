@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from boilerd.process.identity import resident_bytes
+from boilerd.web.pace import Pace
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class Costs:
         polls: How many of them were polls of open pages.
         unchanged: How many of these found nothing new.
         since: From when on.
+        pace: How often open pages renew themselves.
     """
 
     commands: Callable[[], int] | None = None
@@ -28,6 +30,7 @@ class Costs:
     polls: int = 0
     unchanged: int = 0
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    pace: Pace = field(default_factory=Pace)
 
     def note(self, status: int, *, is_poll: bool) -> None:
         """Note a request and how it was answered."""
@@ -42,5 +45,6 @@ class Costs:
             "pid": os.getpid(), "memory_bytes": resident_bytes(), "cpu_s": round(used.ru_utime + used.ru_stime),
             "threads": threading.active_count(), "since": self.since,
             "requests": self.requests, "polls": self.polls, "unchanged": self.unchanged,
+            "wait_s": round(self.pace.wait_s, 1),
             "commands": self.commands() if self.commands else None,
         }  # fmt: skip

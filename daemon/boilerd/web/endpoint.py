@@ -6,6 +6,7 @@ wrong on the way, or in the function, becomes an answer that says so.
 
 import functools
 import logging
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -79,15 +80,20 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        request = Request(scope, receive)
-        asked = Asked(self._site, request, self._form)
+        asked = Asked(self._site, Request(scope, receive), self._form)
+        began_s = time.thread_time()
+        await self._serve(asked, scope, receive, send)
+        if asked.is_live and asked.who:  # strangers have no say in how often others see something new
+            self._site.costs.pace.note(time.thread_time() - began_s)
+
+    async def _serve(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._respond(asked)
         except BoilerdError as error:
             if isinstance(error, BrokerUnavailableError):
                 self._site.sampler.outages.note(error)
             response = answer_error(asked, error)
-            if "transfer-encoding" in request.headers:  # its body may not have been read
+            if "transfer-encoding" in asked.request.headers:  # its body may not have been read
                 response.headers["connection"] = "close"
         except Exception as error:  # noqa: BLE001 - a page's fault ends no others, and is logged
             # Its message may quote a payload.
@@ -98,6 +104,8 @@ class Endpoint:
             response = answer_error(asked, Refusal(500, failure))
         self._site.costs.note(response.status_code, is_poll=asked.is_live)
         add_headers(MutableHeaders(raw=response.raw_headers))
+        if asked.is_live and (wait_s := self._site.costs.pace.wait_s):
+            response.headers["boilerd-wait"] = f"{wait_s:.1f}"
         is_packed = response.status_code != 304 and self._may_pack(asked)
         packed = GZipMiddleware(response, LEAST_PACKED, compresslevel=5) if is_packed else response
         await packed(scope, receive, send)

@@ -24,8 +24,10 @@ from boilerd.web.beside import Beside, BesideReader
 from boilerd.web.heaviest import heaviest
 from boilerd.web.lately import Ends, Lately, Minute
 from boilerd.web.outages import Outage, Outages
+from boilerd.web.pace import Pace
 
-#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long.
+#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long,
+#: or as pages wait before they ask again.
 FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
 #: tasks take.
@@ -66,14 +68,21 @@ class Sampler:
     Args:
         connection: The client of Redis.
         read_facts: What the verdict is made of; None: what Redis shows.
+        pace: How often open pages ask.
 
     Attributes:
         outages: When Redis was away; who finds so elsewhere tells it.
     """
 
-    def __init__(self, connection: redis.Redis, read_facts: Callable[[Overview], Facts] | None = None) -> None:
+    def __init__(
+        self,
+        connection: redis.Redis,
+        read_facts: Callable[[Overview], Facts] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         self._connection = connection
         self._read_facts = read_facts or facts_of
+        self._pace = pace or Pace()
         self._lately = Lately(Inspector(connection))
         self._beside = BesideReader(Inspector(connection))
         self.outages = Outages()
@@ -136,7 +145,8 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
-        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), 4 * FRESH_S)
+        most_s = max(4 * FRESH_S, self._pace.wait_s)
+        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), most_s)
         self._fresh_until_s, self._seen_changes = time.monotonic() + fresh_s, changes
         return self._last
 

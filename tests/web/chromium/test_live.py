@@ -11,6 +11,7 @@ import pytest
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from boilerd.tasks.retry import Verdict
+from boilerd.web import pace
 from builders import enqueue, fail_next, in_state
 from chromium import SIZES, Visitor
 from support import wait_until
@@ -405,6 +406,29 @@ def test_a_page_that_is_never_to_be_renewed_is_not(visit: Open, client: Client) 
 
     assert asked_in_a_minute(visitor) == []
     assert "not renewed" in visitor.text("#live")
+
+
+def test_a_page_waits_as_long_as_the_server_asks_it_to_and_says_so(
+    visit: Open, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    visitor.open("/queues")
+    monkeypatch.setattr(pace, "WINDOW_S", 0.0)
+    monkeypatch.setattr(pace, "SHARE", 1e-9)
+
+    def is_told() -> bool:
+        let_it_renew(visitor, "/queues")
+        return "renewed every 30 s, as many look" in visitor.text("#live")
+
+    wait_until(is_told, "it says how often it is renewed")
+    before = len(visitor.asked)
+    let_time_pass(visitor, 20)
+    visitor.page.evaluate("0")
+    early = visitor.asked[before:]
+    let_it_renew(visitor, "/queues")
+
+    assert early == []
 
 
 def test_without_scripts_a_page_is_renewed_by_the_browser(visit: Open, client: Client) -> None:

@@ -51,6 +51,7 @@ def _steady(data: Data) -> Data:
         "polls": polls,
         "unchanged": polls and round(polls * round(costs["unchanged"] / costs["polls"], 1)),
         "picture_s": math.ceil(costs["picture_s"] * 10) / 10,
+        "wait_s": round(costs["wait_s"]),
     }
     daemons = [{**one, "seen_at": heard(one["seen_at"])} for one in data["daemons"]]
     return {**data, "server": server, "dashboard": costs, "daemons": daemons}

@@ -9,12 +9,17 @@ const FIRST_MS = 2000, LONGEST_MS = 60000, MOST_ERRORS = 5, MOST_SKEW_MS = 5000;
 const TICKED = "stands still while rows are ticked";
 /** What does not pass by itself, and is told at once. */
 const LASTING = { 401: "log in again", 403: "you may not see it any more", 404: "it is not there any more" };
-let wait = FIRST_MS, tag = null, errors = 0, seenAt = new Date(), skew = 0, timer = 0, isAsking = false, isPaused = false;
+let wait = FIRST_MS, told = 0, tag = null, errors = 0, seenAt = new Date(), skew = 0, timer = 0, isAsking = false, isPaused = false;
 
 /** The interval that the reader chose; 0: off. */
 function chosen() {
   const found = Number(kept("interval"));
   return Number.isFinite(found) && found >= 0 ? found : FIRST_MS;
+}
+
+/** That, or longer where the server has much to do. */
+function usual() {
+  return Math.max(chosen(), told);
 }
 
 /** Why the page stands still; empty: it does not. */
@@ -102,6 +107,7 @@ async function poll() {
   if (answer.status !== 304 && !answer.ok) throw new Error(`the server answers ${answer.status}`);
   skew = Date.now() - Date.parse(answer.headers.get("Date") ?? new Date());
   tag = answer.headers.get("ETag");
+  told = Number(answer.headers.get("Boilerd-Wait") ?? 0) * 1000;
   if (answer.status === 200) {
     const text = await answer.text();
     if (!whyFrozen()) renew(text);
@@ -125,8 +131,8 @@ async function ask() {
   try {
     const took = await poll();
     [errors, seenAt] = [0, new Date()];
-    wait = took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : Math.max(chosen(), wait / 2);
-    tell(isSelecting() ? TICKED : "");
+    wait = Math.max(usual(), took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : wait / 2);
+    tell(isSelecting() ? TICKED : told > chosen() ? `renewed every ${Math.round(told / 1000)} s, as many look` : "");
   } catch (error) {
     errors += 1;
     wait = Math.min(wait * 2, LONGEST_MS);
