@@ -3,6 +3,7 @@
 import http.client
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -118,10 +119,10 @@ class Audience:
     Args:
         port: Where the dashboard listens.
         addresses: The pages, one for each of them.
-        every_s: How often each of them polls, or less often as they are told; 0: again and again.
+        every_s: How often each of them polls; 0: again and again.
 
     Attributes:
-        every_s: How often each of them polled at last.
+        every_s: The same, or what they were told while they were `obeying`.
     """
 
     def __init__(self, port: int, addresses: Sequence[str], every_s: float) -> None:
@@ -136,16 +137,19 @@ class Audience:
         return len(self._viewers)
 
     @contextmanager
-    def looking(self) -> Iterator[Counter[str]]:
+    def looking(self, *, obeying: bool = False) -> Iterator[Counter[str]]:
         """They look as long as this goes on; afterwards it has how many answers of which status there were.
 
         Who comes back polls as before, and begins at another moment; so that in several short times all polls come.
+
+        Args:
+            obeying: Whether they poll as seldom as they are told, and go on so when they come back.
         """
         counts: Counter[str] = Counter()
         context = multiprocessing.get_context("fork")
         end, told = context.Event(), context.SimpleQueue()
         cookies = [viewer.cookie for viewer in self._viewers]
-        process = context.Process(target=self._look, args=(cookies, end, told))
+        process = context.Process(target=self._look, args=(cookies, obeying, end, told))
         process.start()
         try:
             yield counts
@@ -156,27 +160,25 @@ class Audience:
             process.join()
             self._turn += 1
 
-    def _look(self, cookies: Sequence[str], end: Any, told: Any) -> None:
+    def _look(self, cookies: Sequence[str], obeying: bool, end: Any, told: Any) -> None:
         os.nice(19)  # people's browsers are on machines of their own, and take this one no CPU
         self._viewers = [Viewer(self._port, NAMES[place], cookie) for place, cookie in enumerate(cookies)]
         counts = [Counter[str]() for _ in cookies]
         threads = [
-            threading.Thread(target=self._one, args=(place, viewer, end, counts[place]))
+            threading.Thread(target=self._one, args=(place, viewer, obeying, end, counts[place]))
             for place, viewer in enumerate(self._viewers)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        slowest_s = max(self._every_s(viewer) for viewer in self._viewers)
-        told.put((sum(counts, Counter()), self._tags, slowest_s))
+        told_s = statistics.median(viewer.told_s for viewer in self._viewers) if obeying else 0.0
+        told.put((sum(counts, Counter()), self._tags, max(self.every_s, told_s)))
 
-    def _every_s(self, viewer: Viewer) -> float:
-        return max(self.every_s, viewer.told_s) if self.every_s else 0.0
-
-    def _one(self, place: int, viewer: Viewer, end: Any, counts: Counter[str]) -> None:
+    def _one(self, place: int, viewer: Viewer, obeying: bool, end: Any, counts: Counter[str]) -> None:
         is_ended = end.wait(self.every_s * ((place / len(NAMES) + GOLDEN * self._turn) % 1))
         while not is_ended:
             status, _, self._tags[place] = viewer.poll(self._addresses[place], self._tags[place])
             counts[str(status)] += 1
-            is_ended = end.wait(self._every_s(viewer)) if self.every_s else end.is_set()
+            every_s = max(self.every_s, viewer.told_s) if obeying else self.every_s
+            is_ended = end.wait(every_s) if every_s else end.is_set()

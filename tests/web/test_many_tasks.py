@@ -357,6 +357,8 @@ def test_what_deletes_can_be_undone_until_it_begins(browser: Browser, client: Cl
 
     assert "until then it can be undone" in text_of(shown)
     assert f'action="/operations/{operation_id}/undo"' in shown
+    assert "data-soon" in shown  # it is renewed as often as ever, or nobody would see that it has begun
+    assert "data-soon" not in browser.get(f"/operations/{operation_id}").text
     assert (undone.status_code, too_late.status_code) == (303, 409)
     assert ended(connection, operation_id).state is OperationState.UNDONE
     assert pending(connection) == ["stays"]

@@ -255,8 +255,8 @@ def test_a_picture_that_is_renewed_while_a_page_is_made_is_not_taken_for_the_one
 ) -> None:
     read, changes = Sampler.read, ["a"]
 
-    def change(self: Sampler) -> Snapshot:
-        found = read(self)
+    def change(self: Sampler, **how: bool) -> Snapshot:
+        found = read(self, **how)
         if changes:
             enqueue(client, changes.pop())
             self.forget()

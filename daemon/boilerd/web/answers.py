@@ -359,8 +359,8 @@ def _content(asked: Asked, visit: Visit, found: Any) -> tuple[str, list[TaskRows
 
 def _tag_of_known(asked: Asked, page: Page) -> str | None:
     """The tag of a page that is made of what is known already; None: it has to be made."""
-    snapshot = asked.site.sampler.fresh() if page.of_snapshot and asked.who and asked.who.queues is None else None
-    if snapshot:
+    is_whole = page.of_snapshot and asked.who and asked.who.queues is None
+    if is_whole and (snapshot := asked.site.sampler.fresh(is_poll=asked.is_live)):
         return _tag(asked, snapshot.mark)
     content = asked.site.answers.content(_sight(asked)) if page.of_shared or page.fresh_s else None
     return _tag(asked, content) if content else None

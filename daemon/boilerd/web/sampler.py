@@ -26,8 +26,8 @@ from boilerd.web.lately import Ends, Lately, Minute
 from boilerd.web.outages import Outage, Outages
 from boilerd.web.pace import Pace
 
-#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long,
-#: or as pages wait before they ask again.
+#: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long;
+#: and to polls for as long as pages wait before they ask again.
 FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
 #: tasks take.
@@ -92,20 +92,25 @@ class Sampler:
         #: Queue → since when its oldest pending task waits, as the last picture was compared by.
         self._waits_since: dict[str, float] = {}
         self._failure: BoilerdError | None = None
-        self._fresh_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
+        self._fresh_until_s = self._polls_until_s = self._failed_until_s = self._workers_until_s = self._look_s = 0.0
         self._found: Sequence[SuddenFailure] = ()
         #: How often something was changed, and how often it had been when the last picture was begun.
         self._changes = self._seen_changes = 0
 
-    def fresh(self) -> Snapshot | None:
+    def fresh(self, *, is_poll: bool = False) -> Snapshot | None:
         """The last picture, if it is fresh; never waits."""
-        is_fresh = time.monotonic() < self._fresh_until_s and self._seen_changes == self._changes
+        until_s = self._polls_until_s if is_poll else self._fresh_until_s
+        is_fresh = time.monotonic() < until_s and self._seen_changes == self._changes
         return self._last if is_fresh else None
 
-    def read(self) -> Snapshot:
-        """A picture that is fresh; whoever comes while one is taken waits for that one, and fails with it."""
+    def read(self, *, is_poll: bool = False) -> Snapshot:
+        """A picture that is fresh; whoever comes while one is taken waits for that one, and fails with it.
+
+        Args:
+            is_poll: Whether it is for a page that will ask again, and may be as old as such pages wait.
+        """
         with self._lock:
-            if found := self.fresh():
+            if found := self.fresh(is_poll=is_poll):
                 return found
             if self._failure and time.monotonic() < self._failed_until_s:
                 raise self._failure.with_traceback(None)
@@ -145,9 +150,10 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
-        most_s = max(4 * FRESH_S, self._pace.wait_s)
-        fresh_s = min(max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s)), most_s)
-        self._fresh_until_s, self._seen_changes = time.monotonic() + fresh_s, changes
+        fresh_s = max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s))
+        self._fresh_until_s = time.monotonic() + min(fresh_s, 4 * FRESH_S)
+        self._polls_until_s = time.monotonic() + min(fresh_s, max(4 * FRESH_S, self._pace.wait_s))
+        self._seen_changes = changes
         return self._last
 
     def _failing(self) -> Sequence[SuddenFailure]:

@@ -419,7 +419,7 @@ def test_a_page_waits_as_long_as_the_server_asks_it_to_and_says_so(
 
     def is_told() -> bool:
         let_it_renew(visitor, "/queues")
-        return "renewed every 30 s, as many look" in visitor.text("#live")
+        return "renewed every 30 s, as the dashboard is busy" in visitor.text("#live")
 
     wait_until(is_told, "it says how often it is renewed")
     before = len(visitor.asked)

@@ -6,7 +6,7 @@ import { isSelecting } from "./select.js";
 import { clock, show } from "./time.js";
 
 const FIRST_MS = 2000, LONGEST_MS = 60000, MOST_ERRORS = 5, MOST_SKEW_MS = 5000;
-const TICKED = "stands still while rows are ticked";
+const TICKED = "stands still while rows are ticked", NEVER = "not renewed";
 /** What does not pass by itself, and is told at once. */
 const LASTING = { 401: "log in again", 403: "you may not see it any more", 404: "it is not there any more" };
 let wait = FIRST_MS, told = 0, tag = null, errors = 0, seenAt = new Date(), skew = 0, timer = 0, isAsking = false, isPaused = false;
@@ -17,9 +17,9 @@ function chosen() {
   return Number.isFinite(found) && found >= 0 ? found : FIRST_MS;
 }
 
-/** That, or longer where the server has much to do. */
+/** That, or longer where the server has much to do; but not where something is shown that soon is over. */
 function usual() {
-  return Math.max(chosen(), told);
+  return Math.max(chosen(), document.querySelector("main [data-soon]") ? 0 : told);
 }
 
 /** Why the page stands still; empty: it does not. */
@@ -107,7 +107,7 @@ async function poll() {
   if (answer.status !== 304 && !answer.ok) throw new Error(`the server answers ${answer.status}`);
   skew = Date.now() - Date.parse(answer.headers.get("Date") ?? new Date());
   tag = answer.headers.get("ETag");
-  told = Number(answer.headers.get("Boilerd-Wait") ?? 0) * 1000;
+  told = Number(answer.headers.get("Boilerd-Wait")) * 1000 || 0;
   if (answer.status === 200) {
     const text = await answer.text();
     if (!whyFrozen()) renew(text);
@@ -132,29 +132,30 @@ async function ask() {
     const took = await poll();
     [errors, seenAt] = [0, new Date()];
     wait = Math.max(usual(), took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : wait / 2);
-    tell(isSelecting() ? TICKED : told > chosen() ? `renewed every ${Math.round(told / 1000)} s, as many look` : "");
+    const isSlower = usual() > chosen();
+    tell(!chosen() ? NEVER : isSelecting() ? TICKED : isSlower ? `renewed every ${Math.round(told / 1000)} s, as the dashboard is busy` : "");
   } catch (error) {
     errors += 1;
-    wait = Math.min(wait * 2, LONGEST_MS);
+    wait = errors === 1 ? FIRST_MS : Math.min(wait * 2, LONGEST_MS);
     if (error.lasts || errors >= MOST_ERRORS) tell(`the last good picture: ${error.message}`);
   }
 }
 
 async function go() {
+  const frozen = whyFrozen();
   if (chosen()) {
-    const frozen = whyFrozen();
     isAsking = !frozen;
     if (frozen) tell(frozen);
     else await ask();
     isAsking = false;
   }
-  timer = setTimeout(go, chosen() ? wait : FIRST_MS);
+  timer = setTimeout(go, chosen() && !frozen ? wait : FIRST_MS);
 }
 
 /** Begin anew, with the interval that was chosen. */
 function restart() {
   wait = chosen() || FIRST_MS;
-  tell(chosen() ? "" : "not renewed");
+  tell(chosen() ? "" : NEVER);
   if (isAsking) return;
   clearTimeout(timer);
   timer = setTimeout(go, wait);
