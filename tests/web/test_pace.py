@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from boilerd.web import pace, sampler
-from boilerd.web.pace import LONGEST_S, SHARE, WINDOW_S, Pace, cpu_of
+from boilerd.web.pace import FORGOTTEN_S, LONGEST_S, SHARE, WINDOW_S, Pace, cpu_of
 from boilerd.web.sampler import Sampler
 from browser import Browser, with_people
 
@@ -68,14 +68,27 @@ def test_what_a_moment_takes_is_looked_at_with_what_others_take(clock: Clock) ->
     assert waits_s == [0, 0, 0]
 
 
+def test_a_pace_stays_where_nobody_has_asked_for_a_while(clock: Clock) -> None:
+    found = Pace()
+    before_s = [clock.take(found, 16 * SHARE) for _ in range(4)][-1]
+
+    clock.now_s += 1.6 * before_s
+    found.note(0)
+
+    assert 20 < before_s <= LONGEST_S
+    assert found.wait_s == before_s
+
+
 def test_a_pace_is_forgotten_when_no_page_asks(clock: Clock) -> None:
     found = Pace()
     before_s = clock.take(found, 16 * SHARE)
 
-    clock.now_s += 2 * LONGEST_S
+    clock.now_s += FORGOTTEN_S
+    forgotten_s = found.wait_s
+    found.note(0)
 
     assert before_s == pytest.approx(4)
-    assert found.wait_s == 0
+    assert (forgotten_s, found.wait_s) == (0.0, 0.0)
 
 
 def test_of_a_poll_that_waits_its_own_steps_count_alone() -> None:
