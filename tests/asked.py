@@ -35,6 +35,12 @@ def logged(connection: Any, log: str) -> list[Any]:
     return [entry for entry in entries if entry[4].startswith(b"127.0.0.1")]
 
 
+def newest(connection: Any) -> int:
+    """The number of the entry that the log of slow commands got last."""
+    entries = connection.slowlog_get(1)
+    return int(entries[0]["id"]) if entries else -1
+
+
 def asked(connection: Any, used_ms: float) -> dict[str, Any]:
     """What clients by TCP have sent Redis since its logs were emptied, in which time it used so much CPU.
 
@@ -52,10 +58,14 @@ def asked(connection: Any, used_ms: float) -> dict[str, Any]:
 
 
 def long_ones(connection: Any, request: Callable[[], object]) -> dict[tuple[bytes, ...], float]:
-    """The commands of a request that took Redis long, and how many milliseconds; it logs from `LONG_US` on."""
-    forget(connection)
+    """The commands of a request that took Redis long, and how many milliseconds; it logs from `LONG_US` on.
+
+    The log is not emptied before: what was freed much at once, an allocator puts in order later, and another command's
+    time has that in it.
+    """
+    before = newest(connection)
     request()
-    return {tuple(command): took / 1000 for _, _, took, command, *_ in logged(connection, "slow")}
+    return {tuple(entry[3]): entry[2] / 1000 for entry in logged(connection, "slow") if entry[0] > before}
 
 
 def longest_ms(found: Sequence[Mapping[tuple[bytes, ...], float]]) -> float:

@@ -13,9 +13,8 @@ from rq.job import Dependency
 from boilerd import Client, Explanation, Inspector, Reason, TaskNotFoundError, TaskState
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
-from boilerd.broker.circumstances import LOOKS
 from boilerd.broker.connection import connect, raw
-from boilerd.broker.constants import LEASE_OFFSET_S
+from boilerd.broker.constants import LEASE_OFFSET_S, MOST_NEAR
 from boilerd.entry_point import ENTRY_POINT
 from boilerd.tasks.retry import Verdict
 from builders import WORKER, claim, claim_batch, complete_next, fail_next, rq_queue, serve, store, worker_name
@@ -420,9 +419,9 @@ def push_others(connection: redis.Redis, number: int) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        (LOOKS - 1, f"{LOOKS - 1:,} of the "),
-        (LOOKS + 5, f"More than {LOOKS:,} of the "),
-        (2 * LOOKS + 5, f"{2 * LOOKS + 5:,} of the "),
+        (MOST_NEAR - 1, f"{MOST_NEAR - 1:,} of the "),
+        (MOST_NEAR + 5, f"More than {MOST_NEAR:,} of the "),
+        (2 * MOST_NEAR + 5, f"{2 * MOST_NEAR + 5:,} of the "),
     ],
 )
 def test_the_place_in_a_long_queue_is_looked_for_at_both_its_ends_and_no_further(
@@ -432,7 +431,7 @@ def test_the_place_in_a_long_queue_is_looked_for_at_both_its_ends_and_no_further
     connection.delete(keys.queue("default"))
     push_others(connection, place)
     connection.rpush(keys.queue("default"), task_id)
-    push_others(connection, 2 * LOOKS + 50 - place)
+    push_others(connection, 2 * MOST_NEAR + 50 - place)
     connection.config_resetstat()
 
     found = Inspector(connection).explain(task_id)

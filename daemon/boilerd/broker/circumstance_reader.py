@@ -16,7 +16,6 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.circumstances import (
     DEFERRED,
-    LOOKS,
     WAITING,
     Circumstances,
     Claimed,
@@ -28,7 +27,7 @@ from boilerd.broker.circumstances import (
     claiming,
 )
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import LEASE_OFFSET_S
+from boilerd.broker.constants import LEASE_OFFSET_S, MOST_NEAR
 from boilerd.broker.job_hash import read_call
 from boilerd.broker.refusals import expecting, sound, translated
 from boilerd.broker.server_reader import FIELDS, ServerReader, questions, to_server
@@ -237,8 +236,8 @@ def _hindrances(task: TaskDetail) -> dict[str, _Command]:
         "dependencies": ("SRANDMEMBER", keys.dependencies(task.id), MOST_DEPENDENCIES),
     }
     if task.state is TaskState.PENDING:
-        asked["head"] = ("LPOS", keys.queue(queue), task.id, "MAXLEN", LOOKS)
-        asked["tail"] = ("LPOS", keys.queue(queue), task.id, "RANK", -1, "MAXLEN", LOOKS)
+        asked["head"] = ("LPOS", keys.queue(queue), task.id, "MAXLEN", MOST_NEAR)
+        asked["tail"] = ("LPOS", keys.queue(queue), task.id, "RANK", -1, "MAXLEN", MOST_NEAR)
     if key:
         asked["running"] = ("ZCARD", keys.running(key))
         asked["under_key"] = ("ZRANGE", keys.running(key), 0, MOST_HOLDERS - 1)
@@ -336,7 +335,7 @@ def _is_listed(task: TaskDetail, found: _Answers, lease: float | None) -> bool:
         return lease is not None
     if task.state in {TaskState.SCHEDULED, TaskState.RETRY}:
         return found["score"] is not None
-    if task.state is not TaskState.PENDING or found["length"] is None or found["length"] > 2 * LOOKS:
+    if task.state is not TaskState.PENDING or found["length"] is None or found["length"] > 2 * MOST_NEAR:
         return True
     return any(found[place] is not None for place in ("head", "tail", "score"))
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from boilerd.broker.circumstances import DEFERRED, LOOKS, UNCLAIMED, Circumstances, Holder, Longest, Server, Share
+from boilerd.broker.circumstances import DEFERRED, UNCLAIMED, Circumstances, Holder, Longest, Server, Share
+from boilerd.broker.constants import MOST_NEAR
 from boilerd.broker.explanation import Explanation, Reason, ReasonKind
 from boilerd.broker.views import CompletedTask, TaskDetail
 from boilerd.errors import MisplacedKeyError, closest
@@ -246,7 +247,7 @@ def _ahead(found: Circumstances) -> Reason:
         told = "" if is_held else f"; {workers}"
         return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}{told}.", remedy=remedy)
     if ahead is None:
-        fact = f"More than {LOOKS:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
+        fact = f"More than {MOST_NEAR:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     else:
         fact = f"{ahead:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     rate = found.completions / max(found.now_s - found.since_s, 0.001)
@@ -255,7 +256,7 @@ def _ahead(found: Circumstances) -> Reason:
     if not rate:
         fact += f"; {workers}, and how long it takes is not known, for none completed today."
         return Reason(ReasonKind.AHEAD, fact, remedy=remedy)
-    left_s = (LOOKS if ahead is None else ahead) / rate
+    left_s = (MOST_NEAR if ahead is None else ahead) / rate
     at_least = "at least " if ahead is None else ""
     fact += f"; {workers}, and at the last rate, {rate:.3g} a second, that takes {at_least}about {lasting(left_s)}."
     return Reason(

@@ -18,7 +18,7 @@ import redis
 
 from boilerd.broker import keys
 from boilerd.broker.connection import raw, text
-from boilerd.broker.constants import MOST_LISTED
+from boilerd.broker.constants import MOST_LISTED, MOST_NEAR
 from boilerd.broker.inspection import Inspection
 from boilerd.broker.job_hash import request_id_of
 from boilerd.broker.picker import Picker, chunk_of
@@ -34,8 +34,6 @@ from boilerd.tasks.task import TaskState
 
 #: Bytes of tasks that a part of an export may have.
 _MUCH = 1024 * 1024
-#: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
-MOST_NEAR = 50_000
 #: The order of the search; scheduled tasks and those to be retried stand in one registry.
 _STATES = (TaskState.ACTIVE, TaskState.PENDING, TaskState.SCHEDULED, TaskState.ARCHIVED, TaskState.COMPLETED)
 

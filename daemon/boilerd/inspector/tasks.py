@@ -184,7 +184,7 @@ class TasksPart(Part):
 
     def place_around(self, queue: str, task_id: str, size: int = 30) -> str:
         """Where the tasks before and behind a pending one begin, for `search`; empty: it is not pending there, or more
-        than 50,000 tasks from either end.
+        than 20,000 tasks from either end.
         """  # noqa: D205 - one sentence
         from boilerd.broker.task_search import place_around  # noqa: PLC0415 - as in `Part`
 

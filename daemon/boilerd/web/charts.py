@@ -5,9 +5,11 @@ read; `charts.html` sets the words, the moments and the table beside them. Colou
 the policy of the dashboard lets no style into a page.
 """
 
+import functools
 import json
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +33,7 @@ Values = Sequence[float | None]
 
 def sparkline(values: Values, label: str, top: float = 0.0, marks: Iterable[float] = ()) -> Markup:
     """Steps without axes, for a cell of a table."""
-    drawn = [_path("area", _area(values, _top([values], top))), *_marks(marks)]
+    drawn = [_path("area", _area(tuple(values), _top([values], top))), *_marks(marks)]
     return _picture(max(len(values), 1), label, drawn, kind="sparkline")
 
 
@@ -103,6 +105,11 @@ def strip(outcomes: Sequence[str], label: str, room: int = 0) -> Markup:
     return _picture(max(len(outcomes), room, 1), label, parts, kind="sparkline")
 
 
+def tallied(words: Iterable[str]) -> str:
+    """How often each word is there, as a list: ``28 completed, 2 archived``."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
+
+
 def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
     """What `static/chart.js` says of each column, as JSON: the names with their values."""
     lines = [["" if value is None else f"{name} {write(value)}" for value in values] for name, values in named.items()]
@@ -130,7 +137,8 @@ def _marks(places: Iterable[float]) -> list[str]:
     return [_path("mark-line", "".join(f"M{place:.5g} 0V{_HEIGHT:g}" for place in places))]
 
 
-def _area(values: Values, top: float) -> str:
+@functools.lru_cache(512)  # minutes that are over stay as they are
+def _area(values: tuple[float | None, ...], top: float) -> str:
     if not any(values):
         return ""
     # Whole numbers: there may be a hundred such charts on a page.

@@ -4,6 +4,7 @@ A name in a path is written with letters, digits, ``_``, ``-`` and ``:`` as they
 hexadecimal digits for each byte. So it has no percent sign, slash or dot that a proxy could read otherwise.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Links:
 
     def to(self, *parts: str, **query: object) -> str:
         """The address of a page: ``to("queues", name)``; what is empty in the query is left out."""
-        return self.path("/" + "/".join(map(segment, parts)), query)
+        return _to(self.root, *parts, **query)
 
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
         """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
@@ -72,6 +73,11 @@ class Links:
             for one in (value if isinstance(value, tuple) else (value,))
         ]
         return f"{self.root}{path}{'?' if pairs else ''}{'&'.join(pairs)}"
+
+
+@functools.lru_cache(1024, typed=True)  # the rows of a page have most of the addresses that they had before
+def _to(root: str, /, *parts: str, **query: object) -> str:
+    return Links(root).path("/" + "/".join(map(segment, parts)), query)
 
 
 def outside(known: Mapping[str, str], **shown: str) -> list[tuple[str, str]]:

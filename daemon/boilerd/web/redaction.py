@@ -35,6 +35,7 @@ _NAME = re.compile(r"[\w.:-]{1,100}")
 
 #: What has values in it; most values of a page have none, and a call for each would take longer than all else.
 _NESTED = (dict, list, tuple)
+_IS_FLAT = frozenset(_NESTED).isdisjoint
 
 #: Makes of a task's type and payload, or result, what may be shown of it.
 Hook = Callable[[str, Any], Any]
@@ -74,6 +75,8 @@ class Redaction:
 
     def _without_payloads(self, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
         if not isinstance(value, dict):
+            if _IS_FLAT(map(type, value)):
+                return value
             return [
                 self._without_payloads(each, quotes, shows_payloads=shows_payloads)
                 if isinstance(each, _NESTED)
@@ -130,8 +133,15 @@ def _plain(value: Any) -> Any:
 
 def _is_secret_name(name: str) -> bool:
     """Whether what has this name is hidden, in whatever letters it is written."""
+    return _is_short_secret_name(name) if len(name) < 64 else _has_secret_word(name)
+
+
+def _has_secret_word(name: str) -> bool:
     plain = re.sub(r"[^a-z]", "", unicodedata.normalize("NFKD", name).casefold())
     return any(word in plain for word in SECRET_WORDS)
+
+
+_is_short_secret_name = functools.lru_cache(1024)(_has_secret_word)
 
 
 def _names_secret(value: Any) -> bool:
@@ -168,6 +178,8 @@ def _fits(path: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str], *, is_unread: bool = False) -> Any:
     """The data with fields of these names that quote nothing hidden, or of a payload that was not read."""
     if not isinstance(value, dict):
+        if _IS_FLAT(map(type, value)):
+            return value
         return [
             _without_quotes(each, quotes, quoting, is_unread=is_unread) if isinstance(each, _NESTED) else each
             for each in value

@@ -3,11 +3,12 @@
 import functools
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 
 from boilerd.web import charts, frozen, same_page, shown, tracebacks
 from boilerd.web.guard import TOKEN
@@ -18,6 +19,8 @@ HERE = Path(__file__).parent / "templates"
 _MADE = "made"
 #: Names that a template gets of each row, whatever stands in it.
 _METHODS = frozenset(dir(dict))
+#: Calls of these are most of those on a page, and Jinja looks for what it is to pass them longer than they take.
+_CALLED = frozenset({FunctionType, MethodType})
 
 
 class _PageContext(Context):
@@ -27,6 +30,14 @@ class _PageContext(Context):
         super().__init__(environment, parent, *args, **kwargs)
         if _MADE in parent:  # else it is of what Jinja keeps for all pages
             parent[_MADE].append(self)
+
+    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As Jinja, which has a macro escape as the page does, and passes others what they are marked to want."""
+        if type(function) is Macro or (type(function) in _CALLED and not hasattr(function, "jinja_pass_arg")):
+            kwargs.pop("_loop_vars", None)  # for those that are passed the context
+            kwargs.pop("_block_vars", None)
+            return function(*args, **kwargs)
+        return super().call(function, *args, **kwargs)
 
     def empty(self) -> None:
         """Let go of all: macros lead in circles here, and else it lives until the garbage collector comes."""

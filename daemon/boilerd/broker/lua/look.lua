@@ -4,12 +4,11 @@
 -- KEYS: none.
 -- ARGV: 1 RQ's prefix, 2 own prefix, 3 how much is told of each ('counts', 'whole' or 'ends'), 4 of how many tasks of
 --   each state the memory is measured, then names of queues.
--- Returns {now, rows}: a row for each name, up to the one with which MOST_READS were reached; the caller asks for the
---   others again. A row is {misplaced, is paused (1 or 0), pending, active, scheduled, finished, failed}, for 'whole'
---   and 'ends' behind these {max_active, max_length, processed, failed and dropped today, bytes, when the first pending
---   task was enqueued, when the first of those that wait for a concurrency key was}, which are pending as well; and for
---   'ends' behind these {how many wait for a key, ID of the first of them, since when it waits, when the first scheduled
---   task is due, how many came into the archive lately}, '' where there is none.
+-- Returns {now, rows}: a row for each name. A row is {misplaced, is paused (1 or 0), pending, active, scheduled,
+--   finished, failed}, for 'whole' and 'ends' behind these {max_active, max_length, processed, failed and dropped today,
+--   bytes, when the first pending task was enqueued, when the first of those that wait for a concurrency key was}, which
+--   are pending as well; and for 'ends' behind these {how many wait for a key, ID of the first of them, since when it
+--   waits, when the first scheduled task is due, how many came into the archive lately}, '' where there is none.
 --   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
 -- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
 --   boilerd:limits, boilerd:stats:Q:DAY, and of a few tasks rq:job:ID. Writes nothing.
@@ -17,11 +16,10 @@
 local is_whole, has_ends, samples = ARGV[3] ~= 'counts', ARGV[3] == 'ends', tonumber(ARGV[4])
 local seconds = now()
 local today = math.floor(seconds / 86400)
-local reads, misplaced = 0, {}
+local misplaced = {}
 
 -- What the command reads; `nothing` where the key is of another kind, which is noted.
 local function read(kind, nothing, command, key, ...)
-  reads = reads + 1
   local answer = redis.pcall(command, key, ...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
@@ -36,7 +34,6 @@ local function bytes_of(command, key, length)
   if length == 0 or samples == 0 then return 0 end
   local ids, total = call(command, key, 0, samples - 1), 0
   for _, id in ipairs(ids) do
-    reads = reads + 1
     local size = redis.pcall('MEMORY', 'USAGE', RQ .. ':job:' .. id, 'SAMPLES', 0) -- all fields: one of them is large
     total = total + (tonumber(size) or 0)
   end
@@ -50,23 +47,33 @@ end
 -- What was archived stands under the moment at which it expires.
 local function count_lately(key, length)
   if length == 0 then return 0 end
-  reads = reads + 1
   local expires = math.floor(seconds) + ARCHIVE_TTL_S
   return call('ZCOUNT', key, '(' .. expires - LATELY_S, expires + 1)
 end
 
 local function first_of(key, length)
   if length == 0 then return {} end
-  reads = reads + 1
   return call('ZRANGE', key, 0, 0, 'WITHSCORES')
 end
 
-local function look(queue)
-  misplaced = {}
+-- What stands in one key for all queues: in turn for each whether it is paused, and its limits, two for each.
+local paused = read('set', {}, 'SMISMEMBER', OWN .. ':paused', unpack(ARGV, 5))
+local limits = {}
+if is_whole then
+  local fields = {}
+  for i = 5, #ARGV do
+    fields[#fields + 1] = ARGV[i] .. ':max_active'
+    fields[#fields + 1] = ARGV[i] .. ':max_length'
+  end
+  limits = read('hash', {}, 'HMGET', OWN .. ':limits', unpack(fields))
+end
+local misplaced_of_all = misplaced
+
+local function look(queue, place)
+  misplaced = {unpack(misplaced_of_all)}
   local queue_key, aside_key = RQ .. ':queue:' .. queue, OWN .. ':aside:' .. queue
-  local is_paused = read('set', 0, 'SISMEMBER', OWN .. ':paused', queue)
   local queued, aside = read('list', 0, 'LLEN', queue_key), read('sorted set', 0, 'ZCARD', aside_key)
-  local row, bytes, lengths = {misplaced, is_paused, queued + aside}, 0, {}
+  local row, bytes, lengths = {misplaced, paused[place] or 0, queued + aside}, 0, {}
   for _, registry in ipairs({'wip', 'scheduled', 'finished', 'failed'}) do
     local key = RQ .. ':' .. registry .. ':' .. queue
     local length = read('sorted set', 0, 'ZCARD', key)
@@ -75,10 +82,9 @@ local function look(queue)
   end
   if is_whole then
     local waiting = first_of(aside_key, aside)
-    local limits = read('hash', {}, 'HMGET', OWN .. ':limits', queue .. ':max_active', queue .. ':max_length')
     local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed', 'dropped')
     bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
-    for _, value in ipairs({limits[1] or '', limits[2] or '', ended[1] or '', ended[2] or '',
+    for _, value in ipairs({limits[2 * place - 1] or '', limits[2 * place] or '', ended[1] or '', ended[2] or '',
       ended[3] or '', bytes,
       enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
       enqueued_at(waiting[1])}) do
@@ -97,7 +103,6 @@ end
 
 local rows = {}
 for i = 5, #ARGV do
-  rows[#rows + 1] = look(ARGV[i])
-  if reads >= MOST_READS then break end
+  rows[#rows + 1] = look(ARGV[i], i - 4)
 end
 return {stamp(seconds), rows}

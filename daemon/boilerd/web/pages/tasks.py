@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from boilerd.broker.constants import MOST_NEAR
 from boilerd.broker.task_filter import TaskFilter
 from boilerd.broker.views import QueueInfo, TaskDetail
 from boilerd.errors import InvalidTaskError, TaskNotFoundError
@@ -159,10 +160,8 @@ def _place(visit: Visit, queue: str, state: TaskState | None, size: int) -> tupl
         return visit.inspector.last_place(queue, state, size), ""
     if queue and state is TaskState.PENDING and (task_id := visit.word("around")):
         place = visit.inspector.place_around(queue, task_id, size)
-        return (
-            place,
-            "" if place else "This task is not among the first or last 50,000 that wait; this is the beginning.",
-        )
+        far = f"This task is not among the first or last {MOST_NEAR:,} that wait; this is the beginning."
+        return place, "" if place else far
     return visit.word("place"), ""
 
 
