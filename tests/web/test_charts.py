@@ -13,8 +13,8 @@ from boilerd import Client, Inspector
 from boilerd.broker.broker import Broker
 from boilerd.tasks.metric_record import ENQUEUED
 from boilerd.web import lately
-from boilerd.web.charts import bars, heat, lines, sparkline
-from boilerd.web.lately import Counts, Lately, Minute, pace_of
+from boilerd.web.charts import bars, heat, lines, sparkline, tallied
+from boilerd.web.lately import Counts, Lately, Minute, of_late, pace_of
 from browser import Browser, text_of
 from builders import complete_next, count_in_minute, counted, enqueue, fail_as, failure_kind
 
@@ -39,6 +39,11 @@ def test_the_label_of_a_chart_is_text() -> None:
     svg = sparkline([1], "<script>\u202e\0")
 
     assert "<title>&lt;script&gt;\\u202e\\x00</title>" in svg
+
+
+def test_words_are_tallied_in_the_order_in_which_they_come() -> None:
+    assert tallied(["gone", "completed", "gone"]) == "2 gone, 1 completed"
+    assert tallied([]) == ""
 
 
 def test_a_value_that_is_not_known_leaves_a_gap() -> None:
@@ -81,7 +86,7 @@ def minutes(**counts: Counts) -> list[Minute]:
 def test_how_a_queue_changes_follows_from_what_comes_and_what_is_done_with(
     pending: int, counts: Counts, word: str, drained_s: float | None
 ) -> None:
-    found = pace_of(pending, minutes(q=counts, other=Counts(left=1000)), "q")
+    found = pace_of(pending, of_late(minutes(q=counts, other=Counts(left=1000)), "q"))
 
     assert (found.word, found.drained_s) == (word, drained_s)
 

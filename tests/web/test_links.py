@@ -11,6 +11,7 @@ import redis
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.operation_record import Order
 from boilerd.web.described import QUERIES
+from boilerd.web.links import Links
 from boilerd.web.page import PAGES
 from browser import Browser, text_of
 from builders import enqueue
@@ -73,6 +74,12 @@ def test_a_link_or_form_that_leads_to_its_own_page_loses_nothing_that_was_asked_
             assert [name for name, values in given.items() if len(values) > 1] == [], words
             assert words in LEAVES_OUT or {*query} <= {*given}, f"{words} in {query}"
             assert {*query} & {"size", "renew"} <= {*given}, f"{words} in {query}"
+
+
+def test_what_is_alike_but_for_its_type_has_an_address_of_its_own() -> None:
+    links = [Links("/below").shown("tasks", last=value) for value in (True, 1, 1.0, "1")]
+
+    assert links == [f"/below/tasks?last={text}" for text in ("True", "1", "1.0", "1")]
 
 
 def test_who_has_no_scripts_lets_a_page_renew_itself_and_no_more_where_in_a_list_they_are(

@@ -199,6 +199,19 @@ def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
     assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
 
 
+@pytest.mark.parametrize(("a_picture", "pictures"), [(50, 5), (0.1, 10)])
+def test_of_many_workers_pictures_read_no_more_than_a_few_each_on_average(
+    connection: redis.Redis, broker: Broker, monkeypatch: pytest.MonkeyPatch, a_picture: float, pictures: int
+) -> None:
+    monkeypatch.setattr(sampler, "WORKERS_A_PICTURE", a_picture)
+    broker.register(WORKER, ["default"], {"queues": "default"})
+    looked, began_s = Sampler(connection), time.monotonic()
+
+    assert looked.read().overview.workers == 1
+
+    assert began_s <= looked._workers_until_s - pictures * sampler.FRESH_S <= time.monotonic()
+
+
 def test_a_picture_with_the_memory_of_tasks_that_came_between_differs_from_that_without(
     connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from boilerd.broker.task_rows import TaskRows
 from boilerd.errors import BoilerdError, BrokerUnavailableError, QueueNotFoundError
 from boilerd.web.frozen import is_keepable
+from boilerd.web.kept_rows import READER
 from boilerd.web.links import Links, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
@@ -259,13 +260,14 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, 
         "refused": "",
         **data,
         "title": title,
-        "to": links.to,
+        "to": links.shown,
         "links": links,
         "here": asked.path,
         "who": who,
         "may": who.may if who else _nothing,
         "query": asked.visit.query if asked.visit else {},
         "token": site.guard.token(who),
+        READER: [links.root, site.look, _rights(who)],
         "menu": [page for page in site.menu if _is_for(page, who)],
         "static": lambda name: site.static.address(links, name),
         "told": _told(asked),

@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -85,8 +86,10 @@ def heat(
                 shade = math.ceil(SHADES * math.sqrt(count / most))
                 cells.setdefault(shade, []).append(f"M{x} {cell_of[row]}")
     shades = [_path(f"heat heat-{shade}", "".join(found)) for shade, found in sorted(cells.items())]
+    # A percentile is one of a few values, or near one: each is looked for once.
+    heights = {value: _on_edges(value, edges) for value in {*chain(*(over or {}).values())}}
     drawn = [
-        _path(f"line line-{number}", _line([_on_edges(value, edges) for value in values]))
+        _path(f"line line-{number}", _line([heights[value] for value in values]))
         for number, values in enumerate((over or {}).values(), 1)
     ]
     return _picture(max(len(columns), 1), label, [*shades, *drawn, *_marks(marks)], kind="chart tall")
@@ -112,14 +115,15 @@ def tallied(words: Iterable[str]) -> str:
 
 def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -> str:
     """What `static/chart.js` says of each column, as JSON: the names with their values."""
-    lines = [["" if value is None else f"{name} {write(value)}" for value in values] for name, values in named.items()]
+    written = {value: "" if value is None else write(value) for value in {*chain(*named.values())}}
+    lines = [[written[value] and f"{name} {written[value]}" for value in values] for name, values in named.items()]
     said = [", ".join(filter(None, column)) for column in zip(*lines, strict=True)]
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
 def top_of(*several: Values) -> float:
     """The highest value of all; 0: there is none."""
-    return max((value for values in several for value in values if value is not None), default=0.0)
+    return max(filter(None, chain(*several)), default=0.0)
 
 
 def _picture(width: float, label: str, parts: Iterable[str], kind: str = "chart") -> Markup:

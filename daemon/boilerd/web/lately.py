@@ -29,7 +29,7 @@ TYPE_MINUTES = 60
 #: A minute is read again for so long after its end: by then its counts have come.
 SETTLED = timedelta(minutes=3)
 #: How often the last minutes are read, and all of them.
-FRESH_S, WHOLE_S = 5.0, 600.0
+FRESH_S, WHOLE_S = 10.0, 600.0
 #: Of all of them so many are read at once, and no more in this reading once they had so many records: a millisecond for
 #: each two hundred; but as many as the pace is taken of.
 AT_ONCE, MOST_RECORDS = 5, 500
@@ -174,29 +174,35 @@ class Lately:
         return self._inspector.metrics(since, until, step_s=60).periods
 
 
-def of_late(minutes: Sequence[Minute], queue: str) -> Counts:
+class Late(NamedTuple):
+    """What a queue did lately, in so many minutes."""
+
+    counts: Counts
+    minutes: int
+
+
+def of_late(minutes: Sequence[Minute], queue: str) -> Late:
     """What the queue did in the last `PACE_MINUTES` of these."""
-    return added(minute.queues.get(queue, NOTHING) for minute in minutes[-PACE_MINUTES:])
+    last = minutes[-PACE_MINUTES:]
+    return Late(added(minute.queues.get(queue, NOTHING) for minute in last), len(last))
 
 
-def pace_of(pending: int, minutes: Sequence[Minute], queue: str, times: Fraction | int = 1) -> Pace:
-    """How the queue's length changes, by the enqueued tasks and those that were done with in the last minutes.
+def pace_of(pending: int, late: Late, times: Fraction | int = 1) -> Pace:
+    """How a queue's length changes, by the enqueued tasks and those that were done with lately.
 
     Args:
         pending: Its length.
-        minutes: What was done lately.
-        queue: Its name.
+        late: What was done.
         times: As if so many times as many had been done with.
     """
-    counts = of_late(minutes, queue)
-    enqueued, left = counts.enqueued, counts.left * times
+    enqueued, left = late.counts.enqueued, late.counts.left * times
     if not pending:
         return Pace("empty")
     if not (left or enqueued):
         return Pace("stands still")
     if left <= enqueued:
         return Pace("grows" if left < enqueued else "steady")
-    return Pace("drains", pending * 60.0 * min(PACE_MINUTES, len(minutes)) / (left - enqueued))
+    return Pace("drains", pending * 60.0 * late.minutes / (left - enqueued))
 
 
 def added(several: Iterable[Counts]) -> Counts:

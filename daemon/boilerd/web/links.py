@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
+from markupsafe import Markup, escape
+
 _ODD = re.compile(r"[^A-Za-z0-9_:-]")
 #: Stands in a query as it is.
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
@@ -62,7 +64,11 @@ class Links:
 
     def to(self, *parts: str, **query: object) -> str:
         """The address of a page: ``to("queues", name)``; what is empty in the query is left out."""
-        return _to(self.root, *parts, **query)
+        return self.path("/" + "/".join(map(segment, parts)), query)
+
+    def shown(self, *parts: str, **query: object) -> Markup:
+        """The same address as `to`, in HTML."""
+        return _shown(self.root, *parts, **query)
 
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
         """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
@@ -76,8 +82,8 @@ class Links:
 
 
 @functools.lru_cache(1024, typed=True)  # the rows of a page have most of the addresses that they had before
-def _to(root: str, /, *parts: str, **query: object) -> str:
-    return Links(root).path("/" + "/".join(map(segment, parts)), query)
+def _shown(root: str, /, *parts: str, **query: object) -> Markup:
+    return escape(Links(root).to(*parts, **query))
 
 
 def outside(known: Mapping[str, str], **shown: str) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ _NAME = re.compile(r"[\w.:-]{1,100}")
 
 #: What has values in it; most values of a page have none, and a call for each would take longer than all else.
 _NESTED = (dict, list, tuple)
-_IS_FLAT = frozenset(_NESTED).isdisjoint
+_NESTED_TYPES, _DATA = frozenset(_NESTED), PAYLOADS | DIGESTS
 
 #: Makes of a task's type and payload, or result, what may be shown of it.
 Hook = Callable[[str, Any], Any]
@@ -74,9 +74,9 @@ class Redaction:
         return _without_quotes(found, quotes, quoting)
 
     def _without_payloads(self, value: Any, quotes: Quotes, *, shows_payloads: bool) -> Any:
+        if _is_bare(value, _DATA):
+            return value
         if not isinstance(value, dict):
-            if _IS_FLAT(map(type, value)):
-                return value
             return [
                 self._without_payloads(each, quotes, shows_payloads=shows_payloads)
                 if isinstance(each, _NESTED)
@@ -124,6 +124,13 @@ class Redaction:
 
     def _is_secret(self, path: tuple[str, ...]) -> bool:
         return _is_secret_name(path[-1]) or any(_fits(path, wanted) for wanted in self._paths)
+
+
+def _is_bare(value: Any, names: frozenset[str]) -> bool:
+    """Whether it stays as it is: it has no values that have some in them, and no field of these names."""
+    if isinstance(value, dict):
+        return names.isdisjoint(value) and _NESTED_TYPES.isdisjoint(map(type, value.values()))
+    return isinstance(value, list) and _NESTED_TYPES.isdisjoint(map(type, value))
 
 
 def _plain(value: Any) -> Any:
@@ -177,9 +184,9 @@ def _fits(path: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 def _without_quotes(value: Any, quotes: Quotes, quoting: frozenset[str], *, is_unread: bool = False) -> Any:
     """The data with fields of these names that quote nothing hidden, or of a payload that was not read."""
+    if _is_bare(value, quoting):
+        return value
     if not isinstance(value, dict):
-        if _IS_FLAT(map(type, value)):
-            return value
         return [
             _without_quotes(each, quotes, quoting, is_unread=is_unread) if isinstance(each, _NESTED) else each
             for each in value

@@ -29,9 +29,9 @@ from boilerd.web.pace import Pace
 #: A picture is shown for so long; one of much, for so many times as long as it used the CPU, up to four times as long;
 #: and to polls for as long as pages wait before they ask again.
 FRESH_S, FRESH_TIMES = 1.0, 200
-#: And for so many pictures what workers tell, which they do every five seconds and may be hundreds, and how much memory
-#: tasks take.
-WORKERS_PICTURES = 5
+#: And for so many pictures what workers tell, which they do every five seconds, and how much memory tasks take; of many
+#: workers for more, so that it is no more than so many a picture.
+WORKERS_PICTURES, WORKERS_A_PICTURE = 5, 50
 #: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
 LOOK_EVERY_S = 10.0
 
@@ -131,7 +131,8 @@ class Sampler:
         before = last.overview if last and began_s < self._workers_until_s else None
         overview = read_overview(self._connection, before=before)
         if before is None:
-            self._workers_until_s = began_s + WORKERS_PICTURES * FRESH_S
+            pictures = max(WORKERS_PICTURES, len(overview.records) / WORKERS_A_PICTURE)
+            self._workers_until_s = began_s + pictures * FRESH_S
         minutes = self._lately.read()
         # Each takes about as long as all else together: not both in one picture, where the next will come soon.
         is_often = began_s < self._fresh_until_s + FRESH_S

@@ -1,5 +1,6 @@
 """Values as people read them, in templates; whatever is printed there is made harmless here."""
 
+import functools
 import json
 import math
 import re
@@ -41,6 +42,9 @@ def cut(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+_ON_ONE_LINE = json.JSONEncoder(ensure_ascii=False, default=str)
+
+
 def json_text(value: Any, most: int = MOST_SHOWN) -> str:
     """A value as JSON on many lines; numbers keep all their digits."""
     return cut(json.dumps(value, ensure_ascii=False, indent=2, default=str), most)
@@ -48,7 +52,7 @@ def json_text(value: Any, most: int = MOST_SHOWN) -> str:
 
 def json_line(value: Any, most: int = 200) -> str:
     """A value as JSON on one line."""
-    return cut(json.dumps(value, ensure_ascii=False, default=str), most)
+    return cut(_ON_ONE_LINE.encode(value), most)
 
 
 def number(value: float) -> str:
@@ -92,6 +96,7 @@ def sized(size: float) -> str:
     return f"{figure(size)} GiB"
 
 
+@functools.lru_cache(1024)  # a page has hundreds, most of them as before
 def moment(value: datetime | None, style: Literal["relative", "absolute"] = "relative") -> Markup:
     """A moment in UTC, which time.js shows in the reader's zone: relative, or absolute."""
     if value is None:

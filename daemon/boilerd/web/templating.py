@@ -12,6 +12,7 @@ from jinja2.runtime import Context, Macro
 
 from boilerd.web import charts, frozen, same_page, shown, tracebacks
 from boilerd.web.guard import TOKEN
+from boilerd.web.kept_rows import KeptRow
 from boilerd.web.links import Links
 
 HERE = Path(__file__).parent / "templates"
@@ -31,7 +32,7 @@ class _PageContext(Context):
         if _MADE in parent:  # else it is of what Jinja keeps for all pages
             parent[_MADE].append(self)
 
-    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """As Jinja, which has a macro escape as the page does, and passes others what they are marked to want."""
         if type(function) is Macro or (type(function) in _CALLED and not hasattr(function, "jinja_pass_arg")):
             kwargs.pop("_loop_vars", None)  # for those that are passed the context
@@ -78,6 +79,7 @@ def make_environment() -> Environment:
         auto_reload=False,
     )
     environment.context_class = _PageContext
+    environment.add_extension(KeptRow)
     environment.filters.update(shown.FILTERS)
     environment.filters["pieces"] = tracebacks.pieces
     environment.globals.update(

@@ -37,10 +37,11 @@ def what_if(more: int, queue: QueueOverview, minutes: Sequence[Minute], *, is_su
         is_suspended: Whether RQ's tools hold all workers.
     """
     times = Fraction(queue.workers + more, queue.workers or 1)
-    why = _why_not(queue, times, of_late(minutes, queue.name).left, is_suspended=is_suspended)
+    late = of_late(minutes, queue.name)
+    why = _why_not(queue, times, late.counts.left, is_suspended=is_suspended)
     if why:
         return WhatIf(more, queue.workers, "", None, why)
-    return WhatIf(more, queue.workers, *pace_of(queue.detail.counts.pending, minutes, queue.name, times), "")
+    return WhatIf(more, queue.workers, *pace_of(queue.detail.counts.pending, late, times), "")
 
 
 def _why_not(queue: QueueOverview, times: Fraction, left: int, *, is_suspended: bool) -> str:

@@ -11,7 +11,7 @@ from boilerd.broker.type_metrics import figures
 from boilerd.broker.views import QueueDetail
 from boilerd.errors import BrokerRefusedError
 from boilerd.tasks.metric_record import Numbers
-from boilerd.web.lately import NOTHING, PACE_MINUTES, Minute, of_late, pace_of
+from boilerd.web.lately import NOTHING, Late, Minute, of_late, pace_of
 from boilerd.web.links import Links
 from boilerd.web.moments import moment
 from boilerd.web.page import Data, Done, action, page
@@ -70,16 +70,16 @@ def queue_rows(overview: Overview, minutes: Sequence[Minute], at: datetime) -> l
 def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any]:
     """What the queue did in the last hour, and how its length changes."""
     counts = [minute.queues.get(name, NOTHING) for minute in minutes[-SPARK_MINUTES:]]
-    ended, now = sum(each.ended for each in counts), of_late(minutes, name)
-    now_s = 60.0 * len(counts[-PACE_MINUTES:])
-    pace = pace_of(pending, minutes, name)
+    ended, (now, now_minutes) = sum([each.ended for each in counts]), of_late(minutes, name)
+    now_s = 60.0 * now_minutes
+    pace = pace_of(pending, Late(now, now_minutes))
     return {
         "ended_by_minute": [each.ended for each in counts],
         "pace": pace.word,
         "drained_s": pace.drained_s,
         "in_per_s": now.enqueued / now_s if now_s else None,
         "out_per_s": now.left / now_s if now_s else None,
-        "failed_share": sum(each.failed for each in counts) / ended if ended else None,
+        "failed_share": sum([each.failed for each in counts]) / ended if ended else None,
     }
 
 
