@@ -20,8 +20,6 @@ from support import DEADLINE_S, TESTS, clean_environment, python_path
 
 PASSWORD = "correct horse"
 NAMES = [f"viewer-{number}" for number in range(20)]
-#: A dashboard that writes all rows of a table each time.
-ALL_ROWS = "from boilerd.web import kept_rows; kept_rows.MOST_LONG = -1; from boilerd.cli import main; main()"
 #: By so much of their interval people begin later in each turn: these moments lie as evenly as they can.
 GOLDEN = 0.618
 
@@ -40,8 +38,8 @@ class Dashboard:
         settings = directory / "boilerd.toml"
         users = [f'[web.users.{name}]\npassword = "{hashed}"\nrole = "admin"\n' for name in NAMES]
         settings.write_text("\n".join([f'redis_url = "{redis_url}"\nstate_dir = "{directory}"\n', *users]))
-        program = ["-m", "boilerd"] if keeps_rows else ["-c", ALL_ROWS]
-        command = [sys.executable, *program, "web", "--port", "0", "--config", str(settings)]
+        program = "boilerd" if keeps_rows else "all_rows"
+        command = [sys.executable, "-m", program, "web", "--port", "0", "--config", str(settings)]
         # Without OpenTelemetry and watchfiles, which redis-py and uvicorn would import where they are: that is 3 MB and
         # 1 MB that an installation has not.
         environment = clean_environment(PYTHONPATH=python_path(TESTS / "children", TESTS / "web_alone"))

@@ -125,7 +125,7 @@ CALLS: dict[str, Callable[[Broker], Sequence[Any]]] = {
     "held": call_with_a_claim(WORKER),
     "janitor": lambda _: [CHUNK, "0", "many"],
     "listed": lambda _: ["both", "pending-1", "archived-2", "nothing"],
-    "look": lambda _: [20, "many"],
+    "look": lambda _: ["ends", 20, "many"],
     "mark": lambda _: ["runs-1"],
     "metrics": lambda _: [pack_pair("many", "test:echo"), encode({10: 1})],
     "note": lambda _: [*BY, "run", 1, "done", ""],

@@ -19,7 +19,7 @@ from boilerd.tasks.metric_record import ENQUEUED
 from boilerd.verdict.finding import Row
 from boilerd.verdict.table import TABLE
 from boilerd.web.lately import Counts, Minute
-from boilerd.web.page import PAGES
+from boilerd.web.page import PAGES, load_pages
 from boilerd.web.pages.overview import page_for
 from boilerd.web.what_if import WhatIf, what_if
 from browser import WHO, Browser, text_of, web_app
@@ -95,6 +95,7 @@ def test_the_first_page_has_what_failed_runs_ticks_and_was_done_by_whom(
 def test_what_the_verdict_finds_leads_to_the_page_that_shows_more(row: Row) -> None:
     command = row.command.replace("TYPE", "a").replace("ID", "b")
 
+    load_pages()
     path, _ = page_for(command)
 
     assert any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", page.path), path) for page in PAGES)

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from boilerd import Client, Inspector, TaskState
+from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.broker.constants import LATELY_S
@@ -199,7 +200,29 @@ def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
     assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
 
 
-@pytest.mark.parametrize(("a_picture", "pictures"), [(50, 5), (0.1, 10)])
+def test_what_was_done_today_and_what_is_wrong_with_it_are_read_with_the_workers(
+    connection: redis.Redis, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    looked = Sampler(connection)
+    in_state(client, broker, TaskState.ARCHIVED)
+    seen = [looked.read()]
+    in_state(client, broker, TaskState.ARCHIVED)
+    connection.rename(keys.stats("default", int(broker.now() // 86400)), "away")
+    connection.set(keys.stats("default", int(broker.now() // 86400)), "foreign")
+
+    for workers_s in (60, -1, 60):
+        looked._fresh_until_s, looked._workers_until_s = 0.0, time.monotonic() + workers_s
+        seen.append(looked.read())
+
+    queues = [taken.overview.queues[0] for taken in seen]
+    assert [queue.detail.counts.archived for queue in queues] == [1, 2, 2, 2]
+    assert [queue.archived_lately for queue in queues] == [1, 1, 2, 2]
+    assert [queue.detail.today.failed for queue in queues] == [1, 1, 0, 0]
+    assert [bool(queue.detail.counts.problem) for queue in queues] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("a_picture", "pictures"), [(50, 5), (0.1, 10), (0.001, 15)])
 def test_of_many_workers_pictures_read_no_more_than_a_few_each_on_average(
     connection: redis.Redis, broker: Broker, monkeypatch: pytest.MonkeyPatch, a_picture: float, pictures: int
 ) -> None:
@@ -295,7 +318,7 @@ def test_a_picture_changes_when_a_task_has_been_in_the_archive_for_an_hour(
     first = looked.read()
 
     connection.zincrby("rq:failed:default", -LATELY_S - 1, task_id)
-    looked._fresh_until_s = 0.0
+    looked._fresh_until_s = looked._workers_until_s = 0.0
 
     assert looked.read().mark != first.mark
 

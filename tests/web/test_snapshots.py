@@ -64,6 +64,20 @@ def test_nothing_can_be_done_on_it(people: Browser) -> None:
     assert "<form" not in page
 
 
+@pytest.mark.parametrize("path", ["/queues", "/crons", "/failures"])
+def test_its_table_has_no_buttons_and_that_of_the_live_page_has_them_whichever_is_seen_first(
+    connection: redis.Redis, client: Client, path: str
+) -> None:
+    fill(client, connection)
+    with Browser(web_app(connection)) as browser:
+        kept = keep(browser, path)
+        seen = [browser.get(each).text for each in (kept, path, kept, path)]
+
+    counts = [text.partition("<tbody")[2].partition("</tbody")[0].count("<button") for text in seen]
+    assert counts == [0, counts[1], 0, counts[1]]
+    assert counts[1] > 0
+
+
 def test_who_may_not_see_payloads_sees_none_of_one_that_another_kept(people: Browser) -> None:
     kept = keep(people, "/tasks/told", who="operator")
 

@@ -68,7 +68,7 @@ class Inspection(TaskInspection):
             return queue in self._served()
 
     def counts(self, queues: Sequence[str]) -> list[QueueInfo]:
-        """How many tasks of each queue are in each state; a round trip for 16 queues."""
+        """How many tasks of each queue are in each state; a round trip for 21 queues."""
         return [to_queue(name, row) for name, row, _ in self._look(queues, "counts", 0)]
 
     @contextmanager
@@ -82,7 +82,7 @@ class Inspection(TaskInspection):
             raise
 
     def queue_details(self, queues: Sequence[str], most_samples: int = _SAMPLE) -> list[QueueDetail]:
-        """Each queue as a whole; a round trip for each, and for six where two samples do.
+        """Each queue as a whole; a round trip for each, and for six where one sample does.
 
         Args:
             queues: Their names.
@@ -92,7 +92,10 @@ class Inspection(TaskInspection):
         return [to_queue_detail(name, row, now_s) for name, row, now_s in self._look(queues, "whole", samples)]
 
     def queue_ends(self, queues: Sequence[str], samples: int) -> list[tuple[QueueDetail, Sequence[Any]]]:
-        """The same, each with what stands at the ends of its lists, as look.lua has it; 0 samples: without memory."""
+        """The same, each with what stands at the ends of its lists, as look.lua has it.
+
+        Of 0 samples it is without memory, what was done today, what is due, and what came into the archive.
+        """
         found = self._look(queues, "ends", samples)
         return [(to_queue_detail(name, row, now_s), row[QUEUE_FIELDS:]) for name, row, now_s in found]
 

@@ -137,8 +137,8 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
     Args:
         connection: The client of Redis.
         known: Names of queues.
-        before: That of some seconds ago: workers, which tell how they are every five seconds, and the memory of queues
-            are taken from there; None: they are read.
+        before: That of some seconds ago: workers, which tell how they are every five seconds, and what of queues need
+            not be of this moment are taken from there; None: they are read.
     """
     before_s = time.time()
     found = _ask(connection, _first_questions())
@@ -154,9 +154,13 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
     info = found["info"] or {}
     return Overview(
         clock_ahead_s=_outside(now_s, before_s, after_s),
-        queues=[
-            _queue(detail, ends, unserved, serving, now_s) for detail, ends in _read_queues(connection, names, before)
-        ],
+        queues=_completed(
+            [
+                _queue(detail, ends, unserved, serving, now_s)
+                for detail, ends in Inspection(connection).queue_ends(names, 0 if before else _SAMPLES)
+            ],
+            before,
+        ),
         wrong=wrong,
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
@@ -183,15 +187,18 @@ def _read_workers(connection: redis.Redis, names: Iterable[bytes | str]) -> list
     return [_worker(key, record) for key, record in found.items() if record and record[0] is not None]
 
 
-def _read_queues(
-    connection: redis.Redis, names: Sequence[str], before: Overview | None
-) -> list[tuple[QueueDetail, Sequence[Any]]]:
-    """Each with what stands at the ends of its lists."""
-    if before is None:
-        return Inspection(connection).queue_ends(names, _SAMPLES)
-    sizes = {queue.name: queue.detail.memory_bytes for queue in before.queues}
-    found = Inspection(connection).queue_ends(names, 0)
-    return [(replace(detail, memory_bytes=sizes.get(detail.counts.name, 0)), ends) for detail, ends in found]
+def _completed(queues: Sequence[QueueOverview], before: Overview | None) -> Sequence[QueueOverview]:
+    """With what need not be of this moment, of the queues that were there before."""
+    known = {queue.name: queue for queue in before.queues} if before else {}
+    return [_with_slow(queue, known[queue.name]) if queue.name in known else queue for queue in queues]
+
+
+def _with_slow(queue: QueueOverview, before: QueueOverview) -> QueueOverview:
+    was, counts = before.detail, queue.detail.counts
+    if was.counts.problem != counts.problem and was.counts.problem:  # it may be that of a key that was not read
+        counts = replace(counts, problem=was.counts.problem)
+    detail = replace(queue.detail, counts=counts, memory_bytes=was.memory_bytes, today=was.today)
+    return replace(queue, detail=detail, archived_lately=before.archived_lately, overdue_s=before.overdue_s)
 
 
 def _ask(connection: Any, commands: Mapping[str, Sequence[str | int]]) -> dict[str, Any]:
@@ -221,10 +228,10 @@ def _queue(
 ) -> QueueOverview:
     name = detail.counts.name
     aside, first, waits_since_s, due_s, archived = ends
+    aside_s, overdue_s = (max(0.0, now_s - float(since_s or now_s)) for since_s in (waits_since_s, due_s))
     return QueueOverview(
-        detail, name not in unserved, aside, text(first), max(0.0, now_s - float(waits_since_s or now_s)), archived,
-        max(0.0, now_s - float(due_s or now_s)), serving.get(name, 0),
-    )  # fmt: skip
+        detail, name not in unserved, aside, text(first), aside_s, archived or 0, overdue_s, serving.get(name, 0)
+    )
 
 
 def _worker(key: str, record: Sequence[bytes | None]) -> WorkerRead:

@@ -22,7 +22,7 @@ class QueuesPart(Part):
         return self._inspection.queue_names()[0]
 
     def queues(self, known: Iterable[str] = ()) -> list[QueueInfo]:
-        """Every queue that was ever used, and those in `known`, by name; a round trip for about 280 of them.
+        """Every queue that was ever used, and those in `known`, by name; a round trip for 21 of them.
 
         What is wrong with the list of queues has a row of its own, as a queue with a problem.
         """
@@ -30,7 +30,7 @@ class QueuesPart(Part):
         return sorted(wrong + self._inspection.counts([*{*names, *known}]), key=lambda queue: queue.name)
 
     def queue_details(self, only: Iterable[str] | None = None) -> list[QueueDetail]:
-        """As `queues`, with all that `queue` tells, or of these queues alone; a round trip for about 170 of them."""
+        """As `queues`, with all that `queue` tells, or of these queues alone; a round trip for six of many."""
         if only is not None:
             return self._inspection.queue_details(sorted(only))
         names, wrong = self._inspection.queue_names()

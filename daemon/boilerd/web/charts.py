@@ -123,7 +123,7 @@ def told(named: Mapping[str, Values], write: Callable[[Any], object] = number) -
 
 def top_of(*several: Values) -> float:
     """The highest value of all; 0: there is none."""
-    return max(filter(None, chain(*several)), default=0.0)
+    return max(chain([0.0], filter(None, chain(*several))))
 
 
 def _picture(width: float, label: str, parts: Iterable[str], kind: str = "chart") -> Markup:
@@ -141,7 +141,7 @@ def _marks(places: Iterable[float]) -> list[str]:
     return [_path("mark-line", "".join(f"M{place:.5g} 0V{_HEIGHT:g}" for place in places))]
 
 
-@functools.lru_cache(512)  # minutes that are over stay as they are
+@functools.lru_cache(256)  # minutes that are over stay as they are
 def _area(values: tuple[float | None, ...], top: float) -> str:
     if not any(values):
         return ""

@@ -15,6 +15,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 from starlette.routing import compile_path
 
+from boilerd.web.kept_rows import READER
 from boilerd.web.links import unsegment
 from boilerd.web.page import PAGES, Page
 from boilerd.web.permissions import Permission
@@ -79,6 +80,7 @@ def picture(context: Context, shown: Mapping[str, Any]) -> Markup:
         "here": shown["path"],
         "query": shown["query"],
         "may": lambda permission: may_see and permission == Permission.VIEW_PAYLOAD,
+        READER: [*outer[READER], "of a kept page", may_see],  # its rows are none of the live page's
         "layout": "live.html",
     }
     try:

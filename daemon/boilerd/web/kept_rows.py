@@ -20,8 +20,8 @@ from jinja2.runtime import Context
 READER = "reader"
 #: Of so many rows are those kept that were shown last; twice as many at most.
 MOST_ROWS = 500
-#: Characters from which on one is not kept.
-MOST_LONG = 8192
+#: Characters of the longest one that is kept.
+MOST_LONG = 4096
 
 
 class KeptRows:

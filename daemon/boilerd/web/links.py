@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 _ODD = re.compile(r"[^A-Za-z0-9_:-]")
 #: Stands in a query as it is.
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
+#: Characters up to which names in an address are short: it is kept.
+_SHORT = 200
 _PLACE = re.compile(r"{(\w+)}")
 _ESCAPED = re.compile("(?:~[0-9A-Fa-f]{2})+")
 
@@ -68,7 +70,9 @@ class Links:
 
     def shown(self, *parts: str, **query: object) -> Markup:
         """The same address as `to`, in HTML."""
-        return _shown(self.root, *parts, **query)
+        is_short = sum(map(len, parts)) + sum(len(value) for value in query.values() if isinstance(value, str)) < _SHORT
+        make = _shown if is_short else _shown.__wrapped__
+        return make(self.root, *parts, **query)
 
     def path(self, path: str, query: Mapping[str, object] | None = None) -> str:
         """The address of a path of ours, which begins with a slash; a tuple in the query is several of a name."""
@@ -81,7 +85,7 @@ class Links:
         return f"{self.root}{path}{'?' if pairs else ''}{'&'.join(pairs)}"
 
 
-@functools.lru_cache(1024, typed=True)  # the rows of a page have most of the addresses that they had before
+@functools.lru_cache(512, typed=True)  # the rows of a page have most of the addresses that they had before
 def _shown(root: str, /, *parts: str, **query: object) -> Markup:
     return escape(Links(root).to(*parts, **query))
 

@@ -30,8 +30,8 @@ from boilerd.web.pace import Pace
 #: and to polls for as long as pages wait before they ask again.
 FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds, and how much memory tasks take; of many
-#: workers for more, so that it is no more than so many a picture.
-WORKERS_PICTURES, WORKERS_A_PICTURE = 5, 50
+#: workers for more, so that it is no more than so many a picture. But one that gave no sign of life for 30 s is dead.
+WORKERS_PICTURES, WORKERS_A_PICTURE, MOST_PICTURES = 5, 50, 15
 #: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
 LOOK_EVERY_S = 10.0
 
@@ -132,7 +132,7 @@ class Sampler:
         overview = read_overview(self._connection, before=before)
         if before is None:
             pictures = max(WORKERS_PICTURES, len(overview.records) / WORKERS_A_PICTURE)
-            self._workers_until_s = began_s + pictures * FRESH_S
+            self._workers_until_s = began_s + min(pictures, MOST_PICTURES) * FRESH_S
         minutes = self._lately.read()
         # Each takes about as long as all else together: not both in one picture, where the next will come soon.
         is_often = began_s < self._fresh_until_s + FRESH_S

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -96,7 +96,7 @@ def sized(size: float) -> str:
     return f"{figure(size)} GiB"
 
 
-@functools.lru_cache(1024)  # a page has hundreds, most of them as before
+@functools.lru_cache(512)  # a page has hundreds, most of them as before
 def moment(value: datetime | None, style: Literal["relative", "absolute"] = "relative") -> Markup:
     """A moment in UTC, which time.js shows in the reader's zone: relative, or absolute."""
     if value is None:
@@ -172,6 +172,11 @@ def _kind_of(value: Any) -> str:
     return f"{len(value):,} {'keys' if isinstance(value, Mapping) else 'items'}"
 
 
+def column(rows: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
+    """What each row has under this name; Jinja's `map` takes ten times as long for hundreds of them."""
+    return [row[name] for row in rows]
+
+
 def pattern(text: str) -> str:
     """A regular expression of browsers that fits this text alone; unlike Python's, theirs has no escape for a dash."""
     return re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", text)
@@ -179,6 +184,7 @@ def pattern(text: str) -> str:
 
 FILTERS = {
     "branches": branches,
+    "column": column,
     "cut": cut,
     "json_text": json_text,
     "json_line": json_line,

@@ -8,25 +8,32 @@
 --   finished, failed}, for 'whole' and 'ends' behind these {max_active, max_length, processed, failed and dropped today,
 --   bytes, when the first pending task was enqueued, when the first of those that wait for a concurrency key was}, which
 --   are pending as well; and for 'ends' behind these {how many wait for a key, ID of the first of them, since when it
---   waits, when the first scheduled task is due, how many came into the archive lately}, '' where there is none.
+--   waits, when the first scheduled task is due, how many came into the archive lately}, '' where there is none. 'ends'
+--   without memory is for who looks often: what was done today, what is due and what came into the archive are '' then.
 --   misplaced: {key, kind that it should be} in turn, for each key of another kind; what it holds counts as nothing.
 -- Reads for each queue: rq:queue:Q, boilerd:aside:Q, rq:wip:Q, rq:scheduled:Q, rq:finished:Q, rq:failed:Q, boilerd:paused; and on request
 --   boilerd:limits, boilerd:stats:Q:DAY, and of a few tasks rq:job:ID. Writes nothing.
 
 local is_whole, has_ends, samples = ARGV[3] ~= 'counts', ARGV[3] == 'ends', tonumber(ARGV[4])
+local is_often = has_ends and samples == 0
 local seconds = now()
-local today = math.floor(seconds / 86400)
-local misplaced = {}
+local trying = redis.pcall
+local TODAY = ':' .. math.floor(seconds / 86400)
+local misplaced
 
 -- What the command reads; `nothing` where the key is of another kind, which is noted.
 local function read(kind, nothing, command, key, ...)
-  local answer = redis.pcall(command, key, ...)
+  local answer = trying(command, key, ...)
   if type(answer) ~= 'table' or not answer.err then return answer end
   -- Any other error, such as one of permissions, says nothing about the key, and is raised again.
   if not answer.err:find('WRONGTYPE', 1, true) then return call(command, key, ...) end
   misplaced[#misplaced + 1] = key
   misplaced[#misplaced + 1] = kind
   return nothing
+end
+
+local function size_of(key)
+  return read('sorted set', 0, 'ZCARD', key)
 end
 
 -- About how many bytes so many tasks take, by the first ones.
@@ -57,8 +64,8 @@ local function first_of(key, length)
 end
 
 -- What stands in one key for all queues: in turn for each whether it is paused, and its limits, two for each.
-local paused = read('set', {}, 'SMISMEMBER', OWN .. ':paused', unpack(ARGV, 5))
-local limits = {}
+misplaced = {}
+local paused, limits = read('set', {}, 'SMISMEMBER', OWN .. ':paused', unpack(ARGV, 5)), {}
 if is_whole then
   local fields = {}
   for i = 5, #ARGV do
@@ -69,35 +76,32 @@ if is_whole then
 end
 local misplaced_of_all = misplaced
 
+local QUEUE, ASIDE, STATS = RQ .. ':queue:', OWN .. ':aside:', OWN .. ':stats:'
+local WIP, SCHEDULED, FINISHED, FAILED = RQ .. ':wip:', RQ .. ':scheduled:', RQ .. ':finished:', RQ .. ':failed:'
+
 local function look(queue, place)
   misplaced = {unpack(misplaced_of_all)}
-  local queue_key, aside_key = RQ .. ':queue:' .. queue, OWN .. ':aside:' .. queue
-  local queued, aside = read('list', 0, 'LLEN', queue_key), read('sorted set', 0, 'ZCARD', aside_key)
-  local row, bytes, lengths = {misplaced, paused[place] or 0, queued + aside}, 0, {}
-  for _, registry in ipairs({'wip', 'scheduled', 'finished', 'failed'}) do
-    local key = RQ .. ':' .. registry .. ':' .. queue
-    local length = read('sorted set', 0, 'ZCARD', key)
-    row[#row + 1], lengths[registry] = length, length
-    if is_whole and registry ~= 'wip' then bytes = bytes + bytes_of('ZRANGE', key, length) end
-  end
-  if is_whole then
-    local waiting = first_of(aside_key, aside)
-    local ended = read('hash', {}, 'HMGET', OWN .. ':stats:' .. queue .. ':' .. today, 'processed', 'failed', 'dropped')
-    bytes = bytes + bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
-    for _, value in ipairs({limits[2 * place - 1] or '', limits[2 * place] or '', ended[1] or '', ended[2] or '',
-      ended[3] or '', bytes,
-      enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1]),
-      enqueued_at(waiting[1])}) do
-      row[#row + 1] = value
-    end
-    if has_ends then
-      local due = first_of(RQ .. ':scheduled:' .. queue, lengths.scheduled)
-      for _, value in ipairs({aside, waiting[1] or '', waiting[2] or '', due[2] or '',
-        count_lately(RQ .. ':failed:' .. queue, lengths.failed)}) do
-        row[#row + 1] = value
-      end
-    end
-  end
+  local queue_key, aside_key, scheduled_key = QUEUE .. queue, ASIDE .. queue, SCHEDULED .. queue
+  local finished_key, failed_key = FINISHED .. queue, FAILED .. queue
+  local queued, aside = read('list', 0, 'LLEN', queue_key), size_of(aside_key)
+  local active, scheduled, finished, failed = size_of(WIP .. queue), size_of(scheduled_key), size_of(finished_key),
+    size_of(failed_key)
+  local row = {misplaced, paused[place] or 0, queued + aside, active, scheduled, finished, failed}
+  if not is_whole then return row end
+  local waiting = first_of(aside_key, aside)
+  local ended = is_often and {}
+    or read('hash', {}, 'HMGET', STATS .. queue .. TODAY, 'processed', 'failed', 'dropped')
+  row[8], row[9] = limits[2 * place - 1] or '', limits[2 * place] or ''
+  row[10], row[11], row[12] = ended[1] or '', ended[2] or '', ended[3] or ''
+  row[13] = bytes_of('LRANGE', queue_key, queued) + bytes_of('ZRANGE', aside_key, aside)
+    + bytes_of('ZRANGE', scheduled_key, scheduled) + bytes_of('ZRANGE', finished_key, finished)
+    + bytes_of('ZRANGE', failed_key, failed)
+  row[14] = enqueued_at(queued > 0 and call('LRANGE', queue_key, 0, 0)[1])
+  row[15] = enqueued_at(waiting[1])
+  if not has_ends then return row end
+  row[16], row[17], row[18] = aside, waiting[1] or '', waiting[2] or ''
+  row[19] = not is_often and first_of(scheduled_key, scheduled)[2] or ''
+  row[20] = is_often and '' or count_lately(failed_key, failed)
   return row
 end
 
