@@ -1,6 +1,7 @@
 """Lists that a person sorts by clicking a column's heading: the query says by which, and a page of it is shown."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from boilerd.web.visit import MOST_PAGES, QueryError, Visit
@@ -34,10 +35,11 @@ def in_order(
     """
     by = visit.word("sort", default, of=[*columns])
     value = columns[by]
-    known = [row for row in rows if value(row) is not None]
-    natural = way if way and by == default else "down" if known and isinstance(value(known[0]), int | float) else "up"
+    values = [(value(row), row) for row in rows]
+    known, unknown = [each for each in values if each[0] is not None], [row for at, row in values if at is None]
+    natural = way if way and by == default else "down" if known and isinstance(known[0][0], int | float) else "up"
     turned = visit.word("way", natural, of=["up", "down"])
-    ordered = sorted(known, key=value, reverse=turned == "down") + [row for row in rows if value(row) is None]
+    ordered = [row for _, row in sorted(known, key=itemgetter(0), reverse=turned == "down")] + unknown
     most = MOST_EXPORTED if visit.is_export else MOST_SIZE
     page, size = visit.number("page", 1, most=MOST_PAGES), visit.number("size", size, most=most)
     shown = ordered[(page - 1) * size : page * size]

@@ -77,19 +77,17 @@ def _steady_row(row: Row) -> Row:
 def workers(visit: Visit) -> Data:
     """All workers that the query leaves, by host and pool unless it says otherwise."""
     every = _read(visit)
-    host, pool, state = (visit.query.get(name, "") for name in ("host", "pool", "state"))
-    rows = [
-        row
-        for row in every.rows
-        if host in {"", row["host"]} and pool in {"", row["pool"]} and state in {"", row["shown_state"]}
-    ]
+    chosen = {name: visit.query.get(name, "") for name in _CHOICES}
+    rows = every.rows
+    for name, wanted in chosen.items():
+        rows = [row for row in rows if row[_CHOICES[name]] == wanted] if wanted else rows
     shown_rows, order = in_order(visit, rows, SORTS, "host")
     return {
         "workers": shown_rows,
         "order": order,
         "hosts": every.hosts[:MOST_HOSTS],
         "more_hosts": max(0, len(every.hosts) - MOST_HOSTS),
-        "chosen": {"host": host, "pool": pool, "state": state},
+        "chosen": chosen,
         "choices": every.choices,
         "problems": every.problems,
         "most_queues": MOST_QUEUES,
