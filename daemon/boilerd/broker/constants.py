@@ -22,7 +22,7 @@ FORWARD_EVERY_S = 5.0
 CHUNK = 500
 #: Claims that one script gives back: about 3 ms of Redis.
 MOST_GIVEN_BACK = 100
-#: Commands of one call of look.lua that is about more than one queue; it takes 0.1 to 0.4 ms, for which who enqueues
+#: Commands of one call of look.lua that is about more than one queue; it takes 0.2 to 0.8 ms, for which who enqueues
 #: waits.
 MOST_READS = 130
 #: Elements of a list that Redis looks through for an ID, from each end: less than a millisecond.
