@@ -20,16 +20,17 @@ from support import Valkey, free_ports
 
 @pytest.mark.long(8)
 @pytest.mark.timeout(300)
-def test_the_script_that_measures_the_budgets_opens_every_page_and_tells_each_budget() -> None:
+def test_the_script_that_measures_the_budgets_has_an_example_for_each_page_and_tells_each_budget() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "web_budgets"), "--percent", "0.1", "--times", "1"]
-    times = ["--people", "2", "--rounds", "1", "--turn", "0.2", "--settle", "0", "--seconds", "1"]
+    few = ["--step", "12", "--pictures", "1", "--people", "2", "--rounds", "1", "--turn", "0.2"]
+    short = ["--settle", "0", "--seconds", "1"]
 
-    ran = subprocess.run([*command, *times], capture_output=True, text=True, timeout=280, check=False)
+    ran = subprocess.run([*command, *few, *short], capture_output=True, text=True, timeout=280, check=False)
 
     pages, _, budgets = ran.stdout.partition("\n\n")
-    assert "/tasks?q=nowhere" in pages, ran.stderr
-    assert pages.count("\n") > 50
-    assert budgets.count("\n| ") > 15
+    assert len(pages.splitlines()) > 5, ran.stderr
+    assert "left out" not in ran.stderr
+    assert len(budgets.splitlines()) > 15
 
 
 def test_what_a_script_calls_does_not_count_as_sent_and_is_in_its_time(tmp_path: Path) -> None:
