@@ -420,7 +420,7 @@ def push_others(connection: redis.Redis, number: int) -> None:
     ("place", "told"),
     [
         (MOST_NEAR - 1, f"{MOST_NEAR - 1:,} of the "),
-        (MOST_NEAR + 5, f"More than {MOST_NEAR:,} of the "),
+        (MOST_NEAR + 5, f"At least {MOST_NEAR:,} of the "),
         (2 * MOST_NEAR + 5, f"{2 * MOST_NEAR + 5:,} of the "),
     ],
 )

@@ -21,6 +21,10 @@ from browser import WHO, Browser, with_people
 SAME = frozenset({"to", "may", "charts", "to_path", "links", "brief", "percent"})
 #: The variable of lists of all states, by which none of a fixed state is written.
 CONSTANT = frozenset({"moment_fields"})
+#: A value nested deeper than the stack is.
+DEEP: Any = []
+for _ in range(5000):
+    DEEP = [DEEP]
 
 
 class Written:
@@ -47,7 +51,7 @@ def test_a_row_is_written_again_only_where_something_in_it_differs() -> None:
     assert write.times == 7
 
 
-@pytest.mark.parametrize("part", [object(), "\udcff", 2**70])
+@pytest.mark.parametrize("part", [object(), "\udcff", 2**70, DEEP])
 def test_a_row_of_what_cannot_be_compared_is_written_each_time(part: Any) -> None:
     rows, write = KeptRows(), Written()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -23,7 +24,7 @@ from boilerd.broker.broker import Broker
 from boilerd.broker.connection import mark_of
 from boilerd.broker.constants import LATELY_S
 from boilerd.broker.inspection import kinds
-from boilerd.broker.overview import Overview
+from boilerd.broker.overview import Overview, read_overview
 from boilerd.cli.facts import read_facts
 from boilerd.errors import BrokerError, BrokerRefusedError, BrokerUnavailableError
 from boilerd.settings.definitions import Settings
@@ -39,6 +40,7 @@ from boilerd.worker.kept_outcomes import KeptOutcomes
 from builders import WORKER, enqueue, in_state
 from support import DEADLINE_S, Valkey, wait_until
 
+FAILED, FINISHED = "rq:failed:default", "rq:finished:default"
 #: Somebody with one queue.
 OF_DEFAULT = Principal.of_role("anna", "viewer", queues=["default"])
 
@@ -185,19 +187,97 @@ def test_an_outage_ends_after_it_began_though_the_hosts_clock_is_set_back_meanwh
     assert over.until - over.since < timedelta(minutes=10)
 
 
-def test_workers_are_looked_at_in_each_fifth_picture_and_after_an_action(
-    connection: redis.Redis, broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_workers_are_looked_at_in_each_fifth_picture_and_those_that_come_and_go_at_once(
+    connection: redis.Redis, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    broker.register("here.1", ["default"], {"queues": "default", "state": "idle"})
+    looked, seen = Sampler(connection), list[Snapshot]()
+
+    def take() -> None:
+        looked._fresh_until_s = 0.0
+        seen.append(looked.read())
+
+    take()
+    connection.hset(keys.worker("here.1"), "state", "busy")
+    broker.register("here.2", ["own"], {"queues": "own", "state": "busy"})
+    client.enqueue("test:echo", None, queue="own")
+    take()
+    connection.srem(keys.WORKERS, keys.worker("here.2"))
+    take()
+    looked.forget()
+    take()
+
+    workers = [{each.name: each.state for each in taken.overview.living} for taken in seen]
+    first = {"here.1": "idle"}
+    assert workers == [first, {**first, "here.2": "busy"}, first, {"here.1": "busy"}]
+    assert not seen[1].verdict.findings
+
+
+def test_a_picture_that_failed_half_way_leaves_nothing_old_to_the_next_one(
+    connection: redis.Redis, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "a")
+    broker.register(WORKER, ["default"], {"queues": "default"})
+    looked = Sampler(connection)
+    first = looked.read()
+    of_old = {key: msgspec.structs.replace(read, until_s=1.0) for key, read in first.overview.records.items() if read}
+    looked._last = replace(first, overview=replace(first.overview, records=of_old))
+
+    def take() -> Snapshot:
+        looked._fresh_until_s = looked._failed_until_s = 0.0
+        return looked.read()
+
+    with monkeypatch.context() as away:
+        away.setattr(looked._lately, "read", lambda: (_ for _ in ()).throw(BrokerUnavailableError("no answer")))
+        looked._workers_until_s = 0.0
+        with pytest.raises(BrokerUnavailableError):
+            take()
+
+    assert take().overview.workers == 1
+
+
+def test_keys_that_another_program_made_and_mended_between_are_told_as_they_are(
+    connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FRESH_S", 60.0)
+    enqueue(client, "a")
+    looked, found = Sampler(connection), list[str]()
+
+    for key, is_foreign in ((FAILED, True), (FINISHED, True), (FAILED, False), (FINISHED, False)):
+        connection.set(key, "foreign") if is_foreign else connection.delete(key)
+        looked._fresh_until_s = 0.0
+        found.append(looked.read().overview.queues[0].detail.counts.problem)
+
+    assert [(FAILED in problem, FINISHED in problem) for problem in found] == [
+        (True, False), (True, True), (False, True), (False, False),
+    ]  # fmt: skip
+
+
+def test_of_a_queue_that_came_since_the_last_look_at_workers_all_is_told(
+    connection: redis.Redis, client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "FRESH_S", 60.0)
     looked = Sampler(connection)
-    before = looked.read()
-    broker.register(WORKER, ["default"], {"queues": "default"})
-
+    looked.read()
+    in_state(client, broker, TaskState.ARCHIVED)
     looked._fresh_until_s = 0.0
-    soon = looked.read()
-    looked.forget()
 
-    assert [before.overview.workers, soon.overview.workers, looked.read().overview.workers] == [0, 0, 1]
+    (queue,) = looked.read().overview.queues
+
+    assert (queue.detail.counts.archived, queue.detail.today.failed, queue.archived_lately) == (1, 1, 1)
+    assert queue.detail.memory_bytes
+
+
+def test_what_was_done_yesterday_is_not_told_of_today(connection: redis.Redis, client: Client, broker: Broker) -> None:
+    in_state(client, broker, TaskState.ARCHIVED)
+    taken = read_overview(connection)
+    (queue,) = taken.queues
+    today = queue.detail.today
+    yesterday = replace(today, day=today.day - timedelta(days=1), failed=777)
+    before = replace(taken, queues=[replace(queue, detail=replace(queue.detail, today=yesterday))])
+
+    assert [each.detail.today for each in read_overview(connection, before=before).queues] == [today]
 
 
 def test_what_was_done_today_and_what_is_wrong_with_it_are_read_with_the_workers(
@@ -240,8 +320,10 @@ def test_a_picture_with_the_memory_of_tasks_that_came_between_differs_from_that_
 ) -> None:
     monkeypatch.setattr(sampler, "FRESH_S", 60.0)
     looked = Sampler(connection)
-    looked.read()
     enqueue(client, "a")
+    Inspector(connection).delete("a")
+    looked.read()
+    enqueue(client, "b")
 
     def take(workers_s: float) -> Snapshot:
         looked._fresh_until_s, looked._workers_until_s = 0.0, time.monotonic() + workers_s

@@ -1,5 +1,6 @@
 """Pages that are kept as they were: what of them, for how long, and who sees them."""
 
+import json
 import random
 import re
 import zlib
@@ -192,6 +193,21 @@ def test_every_page_that_can_be_kept_is_shown_as_it_was(connection: redis.Redis,
 def parts_of(html: str) -> set[str]:
     """The headings and captions of a page."""
     return {*re.findall("<(?:h1|h2|caption)[^>]*>(.*?)<", html)}
+
+
+def test_what_is_nested_deep_is_shown_or_told_to_be_none(people: Browser, connection: redis.Redis) -> None:
+    kept = keep(people, "/queues")
+    key = keys.kept_page(kept.rpartition("/")[2])
+    content = json.loads(kept_pages._unpack(connection.hget(key, "content")))
+    content["queues"][0]["deep"] = "DEEP"
+    statuses = {}
+
+    for depth in range(900, 1000, 4):  # near the depth from which on it is no JSON for Python
+        nested = json.dumps(content).replace('"DEEP"', "[" * depth + "]" * depth)
+        connection.hset(key, "content", zlib.compress(nested.encode()))
+        statuses[depth] = people.get(kept, **{WHO: "admin"}).status_code
+
+    assert {*statuses.values()} <= {200, 404}, statuses
 
 
 def test_whatever_stands_in_redis_is_shown_as_text_or_not_at_all(people: Browser, connection: redis.Redis) -> None:

@@ -6,8 +6,9 @@ Members of the daemon's `group` may send all of it (`embedded`).
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -101,7 +102,7 @@ class Overview:
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
-        records: What was read of each worker; for `read_overview`.
+        records: Key → what was read of each worker, None: it has no record; for `read_overview`.
         server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
@@ -114,7 +115,7 @@ class Overview:
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
-    records: Sequence[WorkerRead] = field(default=(), repr=False, compare=False)
+    records: Mapping[str, WorkerRead | None] = field(default_factory=dict, repr=False, compare=False)
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -137,8 +138,8 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
     Args:
         connection: The client of Redis.
         known: Names of queues.
-        before: That of some seconds ago: workers, which tell how they are every five seconds, and what of queues need
-            not be of this moment are taken from there; None: they are read.
+        before: That of some seconds ago: workers that were there, who tell how they are every five seconds, and what
+            need not be of this moment of queues with which nothing was wrong, are taken from there; None: all is read.
     """
     before_s = time.time()
     found = _ask(connection, _first_questions())
@@ -147,20 +148,17 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
     now_s = seconds + microseconds / 1e6
     names, wrong = _names(found)
     names = sorted({*names, *known})
-    records = before.records if before else _read_workers(connection, found["workers"] or ())
-    living = [record for record in records if now_s < record.until_s]
+    records = _read_workers(connection, found["workers"] or (), before.records if before else {})
+    living = [record for record in records.values() if record and now_s < record.until_s]
     serving = _serving(living)
     unserved = set(map(text, found["served"] or ())) - {*serving}
-    info = found["info"] or {}
+    info, known = found["info"] or {}, _known(before, now_s)
     return Overview(
         clock_ahead_s=_outside(now_s, before_s, after_s),
-        queues=_completed(
-            [
-                _queue(detail, ends, unserved, serving, now_s)
-                for detail, ends in Inspection(connection).queue_ends(names, 0 if before else _SAMPLES)
-            ],
-            before,
-        ),
+        queues=[
+            _with_slow(_queue(detail, ends, unserved, serving, now_s), known)
+            for detail, ends in _read_queues(connection, names, known)
+        ],
         wrong=wrong,
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
@@ -182,23 +180,39 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     }  # fmt: skip
 
 
-def _read_workers(connection: redis.Redis, names: Iterable[bytes | str]) -> list[WorkerRead]:
-    found = WorkerRecords(connection).read(names, _WORKER_FIELDS)
-    return [_worker(key, record) for key, record in found.items() if record and record[0] is not None]
+def _read_workers(
+    connection: redis.Redis, names: Iterable[bytes | str], known: Mapping[str, WorkerRead | None]
+) -> Mapping[str, WorkerRead | None]:
+    """Key → what was read of each worker, as it is known where it is; None: there is nothing."""
+    there = {text(name) for name in names}
+    read = WorkerRecords(connection).read(there - {*known}, _WORKER_FIELDS)
+    new = {key: _worker(key, record) if record and record[0] is not None else None for key, record in read.items()}
+    return {**{key: record for key, record in known.items() if key in there}, **new}
 
 
-def _completed(queues: Sequence[QueueOverview], before: Overview | None) -> Sequence[QueueOverview]:
-    """With what need not be of this moment, of the queues that were there before."""
-    known = {queue.name: queue for queue in before.queues} if before else {}
-    return [_with_slow(queue, known[queue.name]) if queue.name in known else queue for queue in queues]
+def _known(before: Overview | None, now_s: float) -> Mapping[str, QueueOverview]:
+    """Name → each queue of which some need not be read: nothing was wrong with its keys, and the day is the same."""
+    today = datetime.fromtimestamp(now_s, UTC).date()
+    details = ((queue, queue.detail) for queue in before.queues) if before else ()
+    return {queue.name: queue for queue, detail in details if not detail.counts.problem and detail.today.day == today}
 
 
-def _with_slow(queue: QueueOverview, before: QueueOverview) -> QueueOverview:
-    was, counts = before.detail, queue.detail.counts
-    if was.counts.problem != counts.problem and was.counts.problem:  # it may be that of a key that was not read
-        counts = replace(counts, problem=was.counts.problem)
-    detail = replace(queue.detail, counts=counts, memory_bytes=was.memory_bytes, today=was.today)
-    return replace(queue, detail=detail, archived_lately=before.archived_lately, overdue_s=before.overdue_s)
+def _read_queues(
+    connection: redis.Redis, names: Sequence[str], known: Container[str]
+) -> Iterator[tuple[QueueDetail, Sequence[Any]]]:
+    """Each queue in turn, with what stands at its ends; those that are not known as a whole."""
+    inspection = Inspection(connection)
+    often = iter(inspection.queue_ends([name for name in names if name in known], 0))
+    whole = iter(inspection.queue_ends([name for name in names if name not in known], _SAMPLES))
+    return (next(often if name in known else whole) for name in names)
+
+
+def _with_slow(queue: QueueOverview, known: Mapping[str, QueueOverview]) -> QueueOverview:
+    """With what is not read each time, where that is known."""
+    if not (was := known.get(queue.name)):
+        return queue
+    detail = replace(queue.detail, memory_bytes=was.detail.memory_bytes, today=was.detail.today)
+    return replace(queue, detail=detail, archived_lately=was.archived_lately, overdue_s=was.overdue_s)
 
 
 def _ask(connection: Any, commands: Mapping[str, Sequence[str | int]]) -> dict[str, Any]:

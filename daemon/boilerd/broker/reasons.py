@@ -247,7 +247,7 @@ def _ahead(found: Circumstances) -> Reason:
         told = "" if is_held else f"; {workers}"
         return Reason(ReasonKind.AHEAD, f"It is the next one of queue {queue}{told}.", remedy=remedy)
     if ahead is None:
-        fact = f"More than {MOST_NEAR:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
+        fact = f"At least {MOST_NEAR:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     else:
         fact = f"{ahead:,} of the {found.length:,} tasks of queue {queue} are ahead of it"
     rate = found.completions / max(found.now_s - found.since_s, 0.001)

@@ -74,7 +74,6 @@ def picture(context: Context, shown: Mapping[str, Any]) -> Markup:
     outer = context.get_all()
     may_see = shown["shows_payloads"] and outer["may"](Permission.VIEW_PAYLOAD)
     inner = {
-        **thaw(shown["content"]),
         **{name: value for name, value in outer.items() if name not in _OWN},
         "title": shown["title"],
         "here": shown["path"],
@@ -84,7 +83,8 @@ def picture(context: Context, shown: Mapping[str, Any]) -> Markup:
         "layout": "live.html",
     }
     try:
-        return Markup(context.environment.get_template(shown["template"]).render(inner))  # noqa: S704 - it has escaped
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
+        template = context.environment.get_template(shown["template"])
+        return Markup(template.render({**thaw(shown["content"]), **inner}))  # noqa: S704 - it has escaped
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
         problem = "It was kept by another version, and this one cannot show it; its address with .json has its data."
         return Markup('<h1>{}</h1><p class="problem">{}</p>').format(shown["title"], problem)

@@ -35,7 +35,7 @@ class KeptRows:
         """What stands for these parts; it is written where it is not there."""
         try:
             key = blake2b(msgspec.msgpack.encode(parts), digest_size=16).digest()
-        except (TypeError, ValueError, OverflowError):  # what is no plain value, or bytes that are no text
+        except (TypeError, ValueError, OverflowError, RecursionError):  # no plain value, no text, or nested too deep
             return write()
         found = self._young.get(key)
         if found is None:

@@ -30,7 +30,8 @@ from boilerd.web.pace import Pace
 #: and to polls for as long as pages wait before they ask again.
 FRESH_S, FRESH_TIMES = 1.0, 200
 #: And for so many pictures what workers tell, which they do every five seconds, and how much memory tasks take; of many
-#: workers for more, so that it is no more than so many a picture. But one that gave no sign of life for 30 s is dead.
+#: workers for more, so that it is no more than so many a picture. But one that gave no sign of life for 30 s is dead,
+#: and a new one is read at once.
 WORKERS_PICTURES, WORKERS_A_PICTURE, MOST_PICTURES = 5, 50, 15
 #: Which types fail suddenly is looked for so often: it takes a quarter of an hour to become so.
 LOOK_EVERY_S = 10.0
@@ -130,9 +131,6 @@ class Sampler:
             self._beside.forget()
         before = last.overview if last and began_s < self._workers_until_s else None
         overview = read_overview(self._connection, before=before)
-        if before is None:
-            pictures = max(WORKERS_PICTURES, len(overview.records) / WORKERS_A_PICTURE)
-            self._workers_until_s = began_s + min(pictures, MOST_PICTURES) * FRESH_S
         minutes = self._lately.read()
         # Each takes about as long as all else together: not both in one picture, where the next will come soon.
         is_often = began_s < self._fresh_until_s + FRESH_S
@@ -151,6 +149,9 @@ class Sampler:
                 took_s=time.monotonic() - began_s,
             )
         )
+        if before is None:
+            pictures = max(WORKERS_PICTURES, len(overview.records) / WORKERS_A_PICTURE)
+            self._workers_until_s = began_s + min(pictures, MOST_PICTURES) * FRESH_S
         fresh_s = max(FRESH_S, FRESH_TIMES * (time.thread_time() - used_s))
         self._fresh_until_s = time.monotonic() + min(fresh_s, 4 * FRESH_S)
         self._polls_until_s = time.monotonic() + min(fresh_s, max(4 * FRESH_S, self._pace.wait_s))

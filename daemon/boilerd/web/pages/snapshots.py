@@ -34,19 +34,19 @@ def snapshot(visit: Visit) -> Data:
         raise NotThereError("there is no such page that is kept; they are kept for 7 days, and /snapshots has all")
     kept, content = found
     declared = _declared(visit, kept)
+    hides = kept.about.shows_payloads and not visit.may(Permission.VIEW_PAYLOAD)
     try:
         data = thaw(content)
+        content = freeze(visit.seen(data) if hides else data)
     except (ValueError, RecursionError) as error:
         raise NotThereError("what is kept there is no page; /snapshots has all") from error
-    if kept.about.shows_payloads and not visit.may(Permission.VIEW_PAYLOAD):
-        data = visit.seen(data)
     path, _, query = kept.about.path.partition("?")
     return {
         "about": _row(kept),
         "template": declared.template,
         "path": path,
         "query_of_it": dict(parse_qsl(query)),
-        "content": freeze(data),  # a text, in which nothing is hidden once more
+        "content": content,  # a text, in which nothing is hidden once more
     }
 
 
