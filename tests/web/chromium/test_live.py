@@ -361,6 +361,7 @@ def test_lists_have_the_rows_and_columns_that_somebody_chose(visit: Open, client
     page.select_option("main [data-keeps=size]", "25")
     page.uncheck("main [data-shows=payload]")
     page.click("header [data-key=t]")
+    page.wait_for_url("**/tasks?size=25")
     asked = [path for path in visitor.asked if path.startswith("/tasks")]
     listed = page.locator("main tbody tr").count()
     visitor.open("/tasks?queue=default&state=pending")
