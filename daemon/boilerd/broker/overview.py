@@ -6,7 +6,7 @@ Members of the daemon's `group` may send all of it (`embedded`).
 
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -102,7 +102,7 @@ class Overview:
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
-        records: Key → what was read of each worker, None: it has no record; for `read_overview`.
+        records: Key → what was read of each worker, None: it has no record that can be read; for `read_overview`.
         server: What Redis tells of itself, by its own names; nothing where it does not.
     """
 
@@ -115,7 +115,7 @@ class Overview:
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
-    records: Mapping[str, WorkerRead | None] = field(default_factory=dict, repr=False, compare=False)
+    records: Mapping[bytes, WorkerRead | None] = field(default_factory=dict, repr=False, compare=False)
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -181,13 +181,15 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
 
 
 def _read_workers(
-    connection: redis.Redis, names: Iterable[bytes | str], known: Mapping[str, WorkerRead | None]
-) -> Mapping[str, WorkerRead | None]:
-    """Key → what was read of each worker, as it is known where it is; None: there is nothing."""
-    there = {text(name) for name in names}
-    read = WorkerRecords(connection).read(there - {*known}, _WORKER_FIELDS)
-    new = {key: _worker(key, record) if record and record[0] is not None else None for key, record in read.items()}
-    return {**{key: record for key, record in known.items() if key in there}, **new}
+    connection: redis.Redis, members: Collection[bytes], known: Mapping[bytes, WorkerRead | None]
+) -> Mapping[bytes, WorkerRead | None]:
+    """Each worker that is registered; those that are known are not read again."""
+    if known.keys() == members:
+        return known
+    new = [member for member in members if member not in known]
+    read = WorkerRecords(connection).read(new, _WORKER_FIELDS).items()
+    workers = [_worker(key, record) if record and record[0] is not None else None for key, record in read]
+    return {**{member: known[member] for member in members if member in known}, **dict(zip(new, workers, strict=True))}
 
 
 def _known(before: Overview | None, now_s: float) -> Mapping[str, QueueOverview]:
