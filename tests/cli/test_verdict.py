@@ -175,23 +175,29 @@ def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
     assert len(found.queues) == 5
 
 
-def test_with_an_overview_from_before_all_is_read_but_workers_and_memory(
+def test_with_an_overview_from_before_all_is_read_but_what_was_known_of_workers_and_memory(
     client: Client, connection: redis.Redis
 ) -> None:
+    def work(name: str, state: str) -> None:
+        connection.hset(keys.worker(name), mapping={"queues": "mail", "state": state})
+        connection.sadd(keys.WORKERS, keys.worker(name))
+
     client.enqueue("test:echo", queue="mail")
+    work("one", "idle")
     before = read_overview(connection)
     client.enqueue("test:echo", queue="mail")
     client.enqueue("test:echo", queue="more")
-    connection.hset(keys.worker("one"), mapping={"queues": "mail"})
-    connection.sadd(keys.WORKERS, keys.worker("one"))
+    work("one", "busy")
+    work("two", "busy")
 
     found, whole = read_overview(connection, before=before), read_overview(connection)
 
     sizes = [[queue.detail.memory_bytes for queue in each.queues] for each in (before, found, whole)]
+    states = [sorted(worker.state for worker in each.living) for each in (before, found, whole)]
     assert [queue.detail.counts.pending for queue in found.queues] == [2, 1]
-    assert sizes[1] == [*sizes[0], 0]
+    assert sizes[1] == [*sizes[0], sizes[2][1]]
     assert all(sizes[2])
-    assert (found.workers, whole.workers) == (0, 1)
+    assert states == [["idle"], ["busy", "idle"], ["busy", "busy"]]
 
 
 def test_tasks_that_wait_for_their_concurrency_key_are_told_with_the_first(
