@@ -136,9 +136,10 @@ def test_a_worker_that_is_stopped_by_hand_is_a_fault(start_daemon: StartDaemon) 
 
 
 def test_without_a_daemon_the_verdict_says_so_and_judges_what_redis_shows(
-    valkey: Valkey, client: Client, directory: Path
+    valkey: Valkey, client: Client, broker: Broker, directory: Path
 ) -> None:
-    client.enqueue("test:echo", queue="mail")
+    client.enqueue("test:echo", queue="mail", process_in=3600)
+    broker.ticks_since({"nightly": "UTC 0 3 * * *"})
     env = clean_environment(BOILERD_REDIS_URL=valkey.url, BOILERD_STATE_DIR=str(directory))
 
     done = boilerd("health", "--explain", env=env)
@@ -148,7 +149,10 @@ def test_without_a_daemon_the_verdict_says_so_and_judges_what_redis_shows(
         "unhealthy: the daemon of this host is not running (nobody answers at "
     )
     assert done.stdout.splitlines()[0].endswith("; only Redis was asked, by which no worker lives, of whatever host")
-    assert "warning: no worker lives, of whatever host, and tasks wait in queue mail (1 task)" in done.stdout
+    assert (
+        "warning: no worker lives, of whatever host, and tasks wait in queue mail (1 task)"
+        " and 1 periodic task is not enqueued" in done.stdout
+    )
 
 
 def test_redis_is_asked_in_three_round_trips_whatever_it_holds(

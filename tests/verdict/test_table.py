@@ -89,6 +89,10 @@ SICK = {
     "closed": (silent(Silence.CLOSED), "the daemon of this host is not there"),
     "suspended": (facts(overview=redis(is_suspended=True)), "`rq suspend` holds all workers"),
     "unserved": (facts(overview=redis(queue("maill", pending=7, is_served=False))), "queue maill (7 tasks)"),
+    "overdue": (
+        facts(overview=redis(queue(scheduled=1, overdue_s=75))),
+        "no scheduler makes them pending, in mail (the first for 1m15s)",
+    ),
     "quiet": (facts({"is_quiet": True}), "the daemon is quiet"),
     "paused": (facts(overview=redis(queue(pending=7, is_paused=True))), "paused: queue mail (7 tasks)"),
     "failing": (
@@ -145,6 +149,30 @@ def test_nothing_is_found_where_all_is_well(well: Facts) -> None:
     verdict = judge(well)
 
     assert (verdict.sentence, verdict.findings) == ("healthy", [])
+
+
+@pytest.mark.parametrize(
+    ("overview", "waits"),
+    [
+        (redis(queue(pending=1), workers=0), "tasks wait in queue mail (1 task)"),
+        (redis(queue(scheduled=2, overdue_s=75), workers=0), "tasks wait in queue mail (2 tasks)"),
+        (redis(queue(), workers=0, crons=1), "1 periodic task is not enqueued"),
+        (
+            redis(queue(scheduled=1), workers=0, crons=1200),
+            "tasks wait in queue mail (1 task) and 1,200 periodic tasks are not enqueued",
+        ),
+    ],
+)
+def test_where_no_worker_lives_it_is_told_what_waits_for_one(overview: Overview, waits: str) -> None:
+    (finding,) = judge(Facts(Silence.CLOSED, overview=overview)).findings[1:]
+
+    assert (finding.kind, finding.says) == ("unserved", f"no worker lives, of whatever host, and {waits}")
+
+
+def test_where_no_worker_lives_and_nothing_waits_for_one_nothing_is_found() -> None:
+    idle = redis(queue(completed=5), workers=0)
+
+    assert [finding.kind for finding in judge(Facts(Silence.CLOSED, overview=idle)).findings] == ["closed"]
 
 
 def test_an_embedded_server_that_is_not_there_yet_is_no_fault_of_a_start() -> None:

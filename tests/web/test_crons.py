@@ -106,6 +106,17 @@ def test_a_tick_that_nobody_took_is_told(browser: Browser, broker: Broker, conne
     assert row["problem"] in {"2 ticks were missed", "a tick was missed"}  # at the very hour the last is not late yet
 
 
+def test_of_one_that_no_daemon_has_the_ticks_that_passed_are_told(
+    browser: Browser, broker: Broker, connection: redis.Redis
+) -> None:
+    broker.ticks_since({"gone": "UTC @every 60s"})
+    connection.hset(keys.CRON, "gone", broker.now() - 200)
+
+    (row,) = browser.get("/crons.json").json()["crons"]
+
+    assert row["problem"] == "no daemon has it any more, and 3 ticks passed"
+
+
 def test_one_periodic_task_has_its_next_ticks_and_its_history(browser: Browser, broker: Broker) -> None:
     tell_cron(broker)
     tick(broker, "nightly", 1000.0, "cron-nightly-1")

@@ -99,6 +99,7 @@ class Overview:
         wrong: A row for each thing that is wrong with the list of queues.
         misplaced: What is wrong with the keys that are no queue's or task's.
         workers: How many workers live, of whatever host.
+        crons: How many periodic tasks daemons have, or had.
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
@@ -112,6 +113,7 @@ class Overview:
     misplaced: Sequence[str] = ()
     is_suspended: bool = False
     workers: int = 0
+    crons: int = 0
     unwritten_bytes: int = 0
     memory_share: float = 0.0
     living: Sequence[LivingWorker] = ()
@@ -163,6 +165,7 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
         workers=len(living),
+        crons=found["crons"] or 0,
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
         living=[record.worker for record in living],
@@ -175,7 +178,7 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     return {
         "now": ("TIME",), "queues": ("SMEMBERS", keys.QUEUES), "served": ("SMEMBERS", keys.SERVED),
         "workers": ("SMEMBERS", keys.WORKERS), "suspended": ("EXISTS", keys.SUSPENDED),
-        "info": ("INFO", "server", "clients", "memory", "persistence"),
+        "crons": ("HLEN", keys.SCHEDULES), "info": ("INFO", "server", "clients", "memory", "persistence"),
         **{f"kind of {key}": ("TYPE", key) for key in kinds()},
     }  # fmt: skip
 

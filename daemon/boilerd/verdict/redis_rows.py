@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from boilerd.broker.constants import LATELY_S
 from boilerd.broker.overview import QueueOverview
 from boilerd.errors import listed
+from boilerd.tasks.task import TaskState
 from boilerd.units import lasting
 from boilerd.verdict.facts import Facts, Silence
 from boilerd.verdict.finding import Found
@@ -43,7 +44,7 @@ def dropping(facts: Facts) -> Iterator[Found]:
         if dropped := queue.detail.today.dropped:
             yield Found(
                 f"the archive of queue {queue.name} is full, and {dropped:,} tasks were dropped today (UTC)",
-                _archived(queue.name),
+                _listing(TaskState.ARCHIVED, queue.name),
             )
 
 
@@ -79,13 +80,25 @@ def unserved(facts: Facts) -> Iterator[Found]:
     if facts.overview is None:
         return
     if not facts.overview.workers:
-        found = [queue for queue in facts.own if queue.detail.counts.pending]
-        if found and facts.silence is not Silence.NONE:
-            yield Found(f"no worker lives, of whatever host, and tasks wait in {_counted(found)}", "boilerd worker ls")
+        if facts.silence is not Silence.NONE and (waits := _waits(facts)):
+            yield Found(f"no worker lives, of whatever host, and {' and '.join(waits)}", "boilerd worker ls")
         return
     others = [q for q in facts.overview.unserved if facts.silence is not Silence.NONE or q.name not in facts.queues]
     if others:
         yield Found(f"no worker works on {_counted(others)}, of whatever host, so that these tasks wait for ever")
+
+
+def overdue(facts: Facts) -> Iterator[Found]:
+    """Scheduled tasks that no scheduler makes pending, though somebody works."""
+    if facts.silence is not Silence.NONE and not (facts.overview and facts.overview.workers):
+        return
+    found = [queue for queue in facts.own if queue.overdue_s >= WAITS_S]
+    if found := sorted(found, key=lambda queue: -queue.overdue_s):
+        told = [f"{queue.name} (the first for {lasting(queue.overdue_s)})" for queue in found]
+        yield Found(
+            f"scheduled tasks are due, and no scheduler makes them pending, in {listed(told, MOST_NAMES)}",
+            _listing(TaskState.SCHEDULED, found[0].name),
+        )
 
 
 def paused(facts: Facts) -> Iterator[Found]:
@@ -100,7 +113,7 @@ def full(facts: Facts) -> Iterator[Found]:
         if not queue.detail.today.dropped:
             yield Found(
                 f"the archive of queue {queue.name} is full, and the next task that is archived drops the oldest one",
-                _archived(queue.name),
+                _listing(TaskState.ARCHIVED, queue.name),
             )
 
 
@@ -112,7 +125,7 @@ def filling(facts: Facts) -> Iterator[Found]:
             yield Found(
                 f"{queue.archived_lately:,} tasks of queue {queue.name} failed for good in the last hour; at that rate"
                 f" its archive is full in {lasting(left / rate)}",
-                _archived(queue.name),
+                _listing(TaskState.ARCHIVED, queue.name),
             )
 
 
@@ -172,6 +185,14 @@ def _full(facts: Facts) -> list[QueueOverview]:
     return [queue for queue in facts.own if queue.detail.counts.archived >= facts.archive_limit > 0]
 
 
+def _waits(facts: Facts) -> list[str]:
+    """What waits for a daemon."""
+    queues = [queue for queue in facts.own if queue.detail.counts.pending + queue.detail.counts.scheduled]
+    crons = facts.overview.crons if facts.overview else 0
+    told = [f"tasks wait in {_counted(queues)}"] if queues else []
+    return told + ([f"{crons:,} periodic task{'s are' if crons > 1 else ' is'} not enqueued"] if crons else [])
+
+
 def _counted(queues: Sequence[QueueOverview]) -> str:
     """The queues with the number of tasks that wait in each."""
     numbers = {queue.name: queue.detail.counts.pending + queue.detail.counts.scheduled for queue in queues}
@@ -179,6 +200,6 @@ def _counted(queues: Sequence[QueueOverview]) -> str:
     return f"queue{'s' * (len(told) > 1)} {listed(told, MOST_NAMES)}"
 
 
-def _archived(queue: str) -> str:
+def _listing(state: TaskState, queue: str) -> str:
     """A command for a shell; a name in Redis may be anything."""
-    return f"boilerd task ls --state archived --queue={shlex.quote(queue)}"
+    return f"boilerd task ls --state {state} --queue={shlex.quote(queue)}"

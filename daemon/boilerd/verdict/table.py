@@ -86,9 +86,16 @@ TABLE = (
     Row(
         "unserved",
         Severity.WARNING,
-        "tasks wait in a queue that no living worker works on",
+        "tasks wait in a queue that no living worker works on, or no worker lives and there are periodic tasks",
         _QUEUES,
         redis_rows.unserved,
+    ),
+    Row(
+        "overdue",
+        Severity.WARNING,
+        "a scheduled task has been due for a minute, and no scheduler makes it pending",
+        "boilerd task ls --state scheduled",
+        redis_rows.overdue,
     ),
     Row("quiet", Severity.WARNING, "the daemon or one of its pools is quiet", _WORKERS, daemon_rows.quiet),
     Row("paused", Severity.WARNING, "a queue is paused", _QUEUES, redis_rows.paused),

@@ -111,9 +111,10 @@ def _histories(inspector: Inspector, names: Sequence[str]) -> Mapping[str, Seque
 
 
 def _problem(cron: CronInfo, ticks: Sequence[TickInfo], *, is_paused: bool) -> str:
-    if not cron.daemons:
-        return "no daemon has it any more"
     missed = _missed(cron)
+    if not cron.daemons:
+        ticks_passed = f", and {missed:,} tick{'s' * (missed > 1)} passed" if missed else ""
+        return f"no daemon has it any more{ticks_passed}"
     silent = 0 if is_paused else _silent(ticks)
     if missed + silent >= SILENT:
         why = f": {ticks[0].skipped}" if silent and ticks[0].skipped else ""

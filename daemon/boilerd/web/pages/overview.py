@@ -84,8 +84,8 @@ def page_for(command: str) -> tuple[str, Mapping[str, str]]:
     """The page that shows what a command would, and its query; an empty path: there is none."""
     _, *words = shlex.split(command)
     match words:
-        case ["task", "ls", "--state", "archived", *of]:
-            return "/tasks", {"state": "archived", "queue": "".join(of).removeprefix("--queue=")}
+        case ["task", "ls", "--state", state, *of]:
+            return "/tasks", {"state": state, "queue": "".join(of).removeprefix("--queue=")}
         case ["types", *_, name]:
             return Links().to("types", name), {}
         case ["task", "why", *_, task_id]:
