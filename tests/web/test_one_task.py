@@ -2,6 +2,7 @@
 
 import html
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operation_record import Order
 from boilerd.broker.traces import Pause
+from boilerd.errors import TaskStateError
 from boilerd.web import Principal
 from boilerd.web.pages import task
 from boilerd.web.pages.task import MOST_PAUSES
@@ -209,6 +211,25 @@ def test_a_page_tells_what_became_of_a_task_and_what_it_came_from(
     assert 'href="/tasks/fails/compare?with=equal"' in shown
     assert "Run, by anna@front (cli)" in text_of(shown)
     assert 'href="/crons/nightly"' in tick
+
+
+def test_a_task_that_goes_on_while_its_page_is_read_is_shown_as_it_is_then(
+    browser: Browser, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(client, "task")
+    explain = Inspector.explain
+
+    def later(inspector: Inspector, task_id: str, **more: Any) -> Any:
+        with suppress(TaskStateError):
+            inspector.archive(task_id)
+        return explain(inspector, task_id, **more)
+
+    monkeypatch.setattr(Inspector, "explain", later)
+
+    found = browser.get("/tasks/task.json").json()
+
+    assert (found["task"]["state"], found["why"]["state"]) == ("archived", "archived")
+    assert "delete" in found["actions"]
 
 
 @pytest.mark.parametrize(

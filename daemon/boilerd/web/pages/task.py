@@ -46,9 +46,16 @@ def task(visit: Visit) -> Data | Missing:
     """The task as a whole; or what is known of one that is gone."""
     task_id = visit.path["id"]
     try:
-        found = visit.inspector.task(task_id)
+        found = _whole(visit, visit.inspector.task(task_id))
+        if found["why"].get("state", found["task"].state) is not found["task"].state:  # it went on meanwhile
+            found = _whole(visit, visit.inspector.task(task_id))
     except TaskNotFoundError as error:
         return Missing(gone(visit, task_id, error), "task_gone.html")
+    return found
+
+
+def _whole(visit: Visit, found: TaskDetail) -> dict[str, Any]:
+    task_id = found.id
     known = visit.trying(lambda: traces_of(visit, task_id, found.queue, found.created_at))
     traces = known if isinstance(known, Traces) else Traces()
     runs = max(0, found.runs - len(found.attempts) - (found.state is TaskState.ACTIVE))
@@ -90,9 +97,13 @@ def _why(visit: Visit, found: TaskDetail) -> dict[str, Any]:
     def share(queue: str, read: Callable[[], Sequence[Server]]) -> Sequence[Server]:
         return visit.sharing(("servers", queue), SERVERS_FRESH_S, read)
 
-    reasons = visit.inspector.explain(found.id, sharing=share).reasons
-    is_paused = any(reason.kind is ReasonKind.PAUSED for reason in reasons)
-    return {"reasons": reasons, "pause": pause_of(visit, "queue", found.queue) if is_paused else None}
+    told = visit.inspector.explain(found.id, sharing=share)
+    is_paused = any(reason.kind is ReasonKind.PAUSED for reason in told.reasons)
+    return {
+        "state": told.state,
+        "reasons": told.reasons,
+        "pause": pause_of(visit, "queue", found.queue) if is_paused else None,
+    }
 
 
 def _named(visit: Visit, pauses: Sequence[Pause]) -> list[Pause]:
