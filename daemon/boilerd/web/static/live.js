@@ -1,6 +1,7 @@
 // Renews the regions of the page that are marked with data-live: asks for the same address again and again, and morphs
 // what comes into what is there. Never two at once; slower where the server is slow; not while somebody reads or types.
 
+import { holdsInput } from "./fields.js";
 import { kept } from "./kept.js";
 import { isSelecting } from "./select.js";
 import { clock, show } from "./time.js";
@@ -48,7 +49,7 @@ function renew(text) {
   for (const [index, fresh] of regions.entries()) {
     const region = document.querySelector(`main [data-live="${CSS.escape(fresh.dataset.live)}"]`);
     if (!region) insert(fresh, regions[index - 1]);
-    else if (!hold(region, fresh)) window.Idiomorph.morph(region, fresh, { ignoreActiveValue: true, callbacks: KEPT });
+    else if (!hold(region, fresh)) morph(region, fresh);
   }
   const names = new Set(regions.map((region) => region.dataset.live));
   for (const region of document.querySelectorAll("main [data-live]")) if (!names.has(region.dataset.live)) region.remove();
@@ -66,9 +67,8 @@ function hold(region, fresh) {
   const gone = [...rows.keys()].filter((id) => !others.has(id)).length;
   if (!isRead(region) || !(newer || gone)) return false;
   for (const [id, row] of rows) {
-    const other = others.get(id), box = other?.querySelector("[data-row]");
-    if (box) box.checked = row.querySelector("[data-row]")?.checked ?? false;
-    if (other) window.Idiomorph.morph(row, other);
+    const other = others.get(id);
+    if (other) morph(row, other);
   }
   tag = null;  // it is shown whole as soon as nobody reads it any more
   offer(region, [newer && `${newer} newer`, gone && `${gone} gone`].filter(Boolean).join(", "));
@@ -92,10 +92,16 @@ function offer(region, what) {
   button.textContent = `${what} · show`;
 }
 
-/** What the reader has opened stays open, and what was closed stays closed; and so does what is said of a chart. */
+/** Make of an element what the server has there now, but for what is the reader's. */
+function morph(element, fresh) {
+  window.Idiomorph.morph(element, fresh, { callbacks: KEPT });
+}
+
+/** What the reader has opened stays open, and what was closed stays closed; so does what they changed in a field, and what
+ * is said of a chart. */
 const KEPT = {
   beforeAttributeUpdated: (name, element) => !(name === "open" && element.tagName === "DETAILS"),
-  beforeNodeMorphed: (element) => !element.classList?.contains("at"),
+  beforeNodeMorphed: (element, fresh) => !element.classList?.contains("at") && !holdsInput(element, fresh),
   beforeNodeRemoved: (element) => !element.classList?.contains("guide"),
 };
 
