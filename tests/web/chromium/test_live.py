@@ -10,11 +10,13 @@ import pytest
 
 from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
+from boilerd.broker.connection import connect
 from boilerd.tasks.retry import Verdict
 from boilerd.web import pace
+from browser import web_app
 from builders import enqueue, fail_next, in_state
-from chromium import SIZES, Visitor
-from support import wait_until
+from chromium import SIZES, Place, Visitor, overflow
+from support import StartValkey, wait_until
 
 Open = Callable[..., Visitor]
 
@@ -39,6 +41,21 @@ def let_it_renew(visitor: Visitor, path: str) -> None:
         return len(statuses(visitor, path)) > before
 
     wait_until(has_asked, "the page was renewed")
+
+
+def until_next_answer(visitor: Visitor, path: str) -> int:
+    """Seconds of the page's clock until it has asked once more and has an answer; the clock waits for that one."""
+    before, passed_s = len(statuses(visitor, path)), 0
+
+    def is_answered() -> bool:
+        visitor.page.evaluate("0")  # what was asked is known before its answer
+        return len(statuses(visitor, path)) == visitor.asked.count(path) - 1
+
+    while len(statuses(visitor, path)) == before:
+        let_time_pass(visitor, 1)
+        passed_s += 1
+        wait_until(is_answered, "what was asked is answered")
+    return passed_s
 
 
 def asked_in_a_minute(visitor: Visitor) -> list[str]:
@@ -191,8 +208,8 @@ def test_a_page_whose_server_does_not_answer_keeps_its_last_picture_and_says_wha
     page.route("**/queues", lambda route: route.abort())
 
     def has_told() -> bool:
-        let_time_pass(visitor, 15)
-        return "the last good picture" in visitor.text("#live")
+        let_time_pass(visitor)
+        return "the last good picture: the dashboard does not answer" in visitor.text("#live")
 
     wait_until(has_told, "the page says what is wrong")
     shown = visitor.text(COUNT)
@@ -203,6 +220,56 @@ def test_a_page_whose_server_does_not_answer_keeps_its_last_picture_and_says_wha
     assert shown == "1"
     visitor.sees("2", COUNT)
     assert "the last good picture" not in visitor.text("#live")
+    visitor.wrong.clear()  # the console has each that failed
+
+
+def test_a_page_says_at_once_what_is_wrong_with_redis_and_soon_that_it_is_back(
+    visit: Open, place: tuple[Place, str], start_valkey: StartValkey
+) -> None:
+    server = start_valkey()
+    visitor = visit(has_clock=True)
+    with connect(server.url) as connection, Client.from_url(server.url) as client:
+        enqueue(client, "a")
+        place[0].app = web_app(connection)
+        visitor.open("/queues")
+        server.stop()
+
+        passed_s = [until_next_answer(visitor, "/queues")]
+        visitor.sees("the last good picture: Redis did not answer", "#live")
+        passed_s += [until_next_answer(visitor, "/queues") for _ in range(4)]
+        shown = visitor.text(COUNT)
+        server.start()
+        passed_s += [until_next_answer(visitor, "/queues")]
+        visitor.sees("There are no queues yet")
+        passed_s += [until_next_answer(visitor, "/queues")]
+
+    assert statuses(visitor, "/queues")[:6] == [503] * 5 + [200]
+    assert max(passed_s) < 10
+    assert passed_s[-1] < 4
+    assert shown == "1"
+    assert "the last good picture" not in visitor.text("#live")
+    visitor.wrong.clear()  # the console has each that failed
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("busy", "the server answers 503"), (f"<p class=problem>{'x' * 100}</p>", "x" * 100)],
+    ids=["a proxy's", "ours"],
+)
+def test_a_page_that_gets_an_error_waits_as_long_as_it_is_asked_to(
+    body: str, says: str, visit: Open, client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True, viewport={"width": 320, "height": SIZES[320]})
+    page = visitor.open("/queues")
+    page.route("**/queues", lambda route: route.fulfill(status=503, headers={"Retry-After": "20"}, body=body))
+
+    passed_s = [until_next_answer(visitor, "/queues") for _ in range(2)]
+    visitor.sees(f"the last good picture: {says}", "#live")
+    page.unroute_all()
+
+    assert passed_s[1] >= 20
+    assert overflow(page) == 0
     visitor.wrong.clear()  # the console has each that failed
 
 

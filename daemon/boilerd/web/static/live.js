@@ -1,11 +1,12 @@
 // Renews the regions of the page that are marked with data-live: asks for the same address again and again, and morphs
 // what comes into what is there. Never two at once; slower where the server is slow; not while somebody reads or types.
 
+import { holdsInput } from "./fields.js";
 import { kept } from "./kept.js";
 import { isSelecting } from "./select.js";
 import { clock, show } from "./time.js";
 
-const FIRST_MS = 2000, LONGEST_MS = 60000, MOST_ERRORS = 5, MOST_SKEW_MS = 5000;
+const FIRST_MS = 2000, LONGEST_MS = 60000, AGAIN_MS = 4000, MOST_SKEW_MS = 5000;
 const TICKED = "stands still while rows are ticked", NEVER = "not renewed";
 /** What does not pass by itself, and is told at once. */
 const LASTING = { 401: "log in again", 403: "you may not see it any more", 404: "it is not there any more" };
@@ -48,7 +49,7 @@ function renew(text) {
   for (const [index, fresh] of regions.entries()) {
     const region = document.querySelector(`main [data-live="${CSS.escape(fresh.dataset.live)}"]`);
     if (!region) insert(fresh, regions[index - 1]);
-    else if (!hold(region, fresh)) window.Idiomorph.morph(region, fresh, { ignoreActiveValue: true, callbacks: KEPT });
+    else if (!hold(region, fresh)) morph(region, fresh);
   }
   const names = new Set(regions.map((region) => region.dataset.live));
   for (const region of document.querySelectorAll("main [data-live]")) if (!names.has(region.dataset.live)) region.remove();
@@ -66,9 +67,8 @@ function hold(region, fresh) {
   const gone = [...rows.keys()].filter((id) => !others.has(id)).length;
   if (!isRead(region) || !(newer || gone)) return false;
   for (const [id, row] of rows) {
-    const other = others.get(id), box = other?.querySelector("[data-row]");
-    if (box) box.checked = row.querySelector("[data-row]")?.checked ?? false;
-    if (other) window.Idiomorph.morph(row, other);
+    const other = others.get(id);
+    if (other) morph(row, other);
   }
   tag = null;  // it is shown whole as soon as nobody reads it any more
   offer(region, [newer && `${newer} newer`, gone && `${gone} gone`].filter(Boolean).join(", "));
@@ -92,22 +92,40 @@ function offer(region, what) {
   button.textContent = `${what} · show`;
 }
 
-/** What the reader has opened stays open, and what was closed stays closed; and so does what is said of a chart. */
+/** Make of an element what the server has there now, but for what is the reader's. */
+function morph(element, fresh) {
+  window.Idiomorph.morph(element, fresh, { callbacks: KEPT });
+}
+
+/** What the reader has opened stays open, and what was closed stays closed; so does what they changed in a field, and what
+ * is said of a chart. */
 const KEPT = {
   beforeAttributeUpdated: (name, element) => !(name === "open" && element.tagName === "DETAILS"),
-  beforeNodeMorphed: (element) => !element.classList?.contains("at"),
+  beforeNodeMorphed: (element, fresh) => !element.classList?.contains("at") && !holdsInput(element, fresh),
   beforeNodeRemoved: (element) => !element.classList?.contains("guide"),
 };
 
+/** What an answer without a picture says is wrong; that of a proxy may say nothing. */
+async function problemOf(answer) {
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  return page.querySelector(".problem")?.textContent.trim() || `the server answers ${answer.status}`;
+}
+
+/** A time that the server asks for, in a header in seconds, in ms. */
+function asked(answer, name) {
+  return Number(answer.headers.get(name)) * 1000 || 0;
+}
+
+/** The picture as it is now; throws what is wrong, with the answer's status as its cause where there was an answer. */
 async function poll() {
   const headers = { "Boilerd-Live": "1", ...(tag ? { "If-None-Match": tag } : {}) };
   const began = performance.now();
-  const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "error" });
-  if (answer.status in LASTING) throw Object.assign(new Error(LASTING[answer.status]), { lasts: true });
-  if (answer.status !== 304 && !answer.ok) throw new Error(`the server answers ${answer.status}`);
+  const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "error" })
+    .catch(() => { throw new Error("the dashboard does not answer"); });
+  told = Math.max(asked(answer, "Boilerd-Wait"), asked(answer, "Retry-After"));
+  if (answer.status !== 304 && !answer.ok) throw new Error(LASTING[answer.status] ?? await problemOf(answer), { cause: answer.status });
   skew = Date.now() - Date.parse(answer.headers.get("Date") ?? new Date());
   tag = answer.headers.get("ETag");
-  told = Number(answer.headers.get("Boilerd-Wait")) * 1000 || 0;
   if (answer.status === 200) {
     const text = await answer.text();
     if (!whyFrozen()) renew(text);
@@ -130,14 +148,16 @@ function tell(problem) {
 async function ask() {
   try {
     const took = await poll();
+    const next = took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : wait / 2;
+    wait = Math.max(usual(), errors ? 0 : next);
     [errors, seenAt] = [0, new Date()];
-    wait = Math.max(usual(), took > wait / 4 ? Math.min(wait * 2, LONGEST_MS) : wait / 2);
     const isSlower = usual() > chosen();
     tell(!chosen() ? NEVER : isSelecting() ? TICKED : isSlower ? `renewed every ${Math.round(told / 1000)} s, as the dashboard is busy` : "");
   } catch (error) {
     errors += 1;
-    wait = errors === 1 ? FIRST_MS : Math.min(wait * 2, LONGEST_MS);
-    if (error.lasts || errors >= MOST_ERRORS) tell(`the last good picture: ${error.message}`);
+    const again = error.cause in LASTING ? wait * 2 : AGAIN_MS * (0.75 + Math.random() / 2);  // not all pages at once
+    wait = Math.min(Math.max(chosen(), told, again), LONGEST_MS);
+    if (error.cause || errors > 1) tell(`the last good picture: ${error.message}`);  // a page that is left has no answer
   }
 }
 
