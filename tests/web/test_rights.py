@@ -634,7 +634,7 @@ KEYED = {"type": "test:echo", "queue": "mail-out", "concurrency_key": "ours", "c
         (("/tasks/new", {"concurrency_limit": "3"}), False),
         (("/tasks/new", {"concurrency_key": "theirs"}), False),
         (("/tasks/new", {"concurrency_key": "nobody"}), False),
-        (("/tasks/new", {"concurrency_key": ""}), True),
+        (("/tasks/new", {"concurrency_key": "", "concurrency_limit": ""}), True),
         (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "3"}), True),
         (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "4"}), False),
         (("/tasks/keyed/edit", {"concurrency_key": "theirs"}), False),
