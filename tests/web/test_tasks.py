@@ -27,7 +27,7 @@ from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
 from browser import ROLES, WHO, Browser, text_of, with_people
-from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
+from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store, tell_types
 
 # --- The list
 
@@ -442,12 +442,6 @@ def test_of_a_type_that_no_daemon_tells_of_it_is_told_before_it_is_sent(
     assert done.status_code == 303
     tell_types(connection, "host.later", "")
     assert browser.post("/tasks/new.json", form).json()["warnings"] == []
-
-
-def tell_types(connection: redis.Redis, daemon: str, *patterns: str) -> None:
-    """Have a daemon live that tells of these handlers."""
-    connection.zadd(keys.DAEMONS, {daemon: datetime.now(UTC).timestamp()})
-    connection.set(keys.daemon(daemon), json.dumps({"types": patterns}))
 
 
 @pytest.mark.parametrize(
