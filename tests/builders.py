@@ -214,6 +214,12 @@ def fail_as(
     assert broker.fail(WORKER, claim(broker, queue), failure) is verdict
 
 
+def tell_types(connection: redis.Redis, daemon: str, *patterns: str) -> None:
+    """Have a daemon live that tells of these handlers."""
+    connection.zadd(keys.DAEMONS, {daemon: time.time()})
+    connection.set(keys.daemon(daemon), json.dumps({"types": patterns}))
+
+
 def tell_cron(
     broker: Broker, name: str = "nightly", spec: str = "0 3 * * *", daemon: str = "web1.a1", queue: str = "low"
 ) -> str:

@@ -297,6 +297,7 @@ LOOKING: dict[str, tuple[Any, ...]] = {
     "failure_states": (), "deaths": (), "paused_crons": (), "pauses": (), "daemons": (), "ticks": ("nightly",),
     "histories": (["nightly"],), "composition": ("default",), "longest_running": (["default"],),
     "noting": ("quiet",),  # which changes nothing before its block
+    "check_enqueue": ("test:echo",),
     "key_tasks": ("key",), "refusals": (), "unique_lock": ("default", "test:echo", "0"), "queue_names": (),
 }  # fmt: skip
 

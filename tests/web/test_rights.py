@@ -634,7 +634,7 @@ KEYED = {"type": "test:echo", "queue": "mail-out", "concurrency_key": "ours", "c
         (("/tasks/new", {"concurrency_limit": "3"}), False),
         (("/tasks/new", {"concurrency_key": "theirs"}), False),
         (("/tasks/new", {"concurrency_key": "nobody"}), False),
-        (("/tasks/new", {"concurrency_key": ""}), True),
+        (("/tasks/new", {"concurrency_key": "", "concurrency_limit": ""}), True),
         (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "3"}), True),
         (("/tasks/keyed/edit", {"concurrency_key": "of-old", "concurrency_limit": "4"}), False),
         (("/tasks/keyed/edit", {"concurrency_key": "theirs"}), False),
@@ -650,9 +650,11 @@ def test_who_has_queues_of_their_own_holds_back_no_task_of_others_by_a_concurren
 
     with of_anna(connection) as browser:
         address, form = sent[0], KEYED | sent[1]
-        checked = browser.post(address, form).text.partition('name="checked" value="')[2].partition('"')[0]
+        looked_at = browser.post(address, form)
+        checked = looked_at.text.partition('name="checked" value="')[2].partition('"')[0]
         answer = browser.post(address, {**form, "checked": checked, "step": "send"})
 
+    assert looked_at.status_code == (200 if is_done else 422)
     assert (answer.status_code, "all queues share it" in answer.text) == ((303, False) if is_done else (422, True))
     assert connection.llen("rq:queue:mail-out") == (2 if is_done else 1)
 

@@ -27,7 +27,7 @@ from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
 from browser import ROLES, WHO, Browser, text_of, with_people
-from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
+from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store, tell_types
 
 # --- The list
 
@@ -400,6 +400,50 @@ def test_a_copy_is_looked_at_before_it_is_sent_and_the_old_one_stays(
     assert 'href="/tasks/old"' in browser.get(f"/tasks/{new}").text
 
 
+def test_what_differs_is_told_with_the_name_of_its_part_and_without_the_others(
+    browser: Browser, client: Client
+) -> None:
+    client.enqueue("test:echo", dict.fromkeys("abcdefgh", 1), task_id="old", retention=60)
+    changed = json.dumps({name: 2 if name == "g" else 1 for name in "abcdefgh"})
+
+    in_payload = browser.post("/tasks/old/edit.json", {"body": changed, "step": "check"}).json()["diff"]
+    in_headers = browser.post("/tasks/old/edit.json", {"head": '{"a": "b"}', "queue": "low", "step": "check"}).json()
+
+    assert [[mark, line.strip(" ,")] for mark, line in in_payload] == [
+        ["", "payload:"], ["", "…"], ["", '"d": 1'], ["", '"e": 1'], ["", '"f": 1'],
+        ["-", '"g": 1'], ["+", '"g": 2'], ["", '"h": 1'], ["", "}"],
+    ]  # fmt: skip
+    assert in_headers["diff"] == [
+        ["-", "queue: default"], ["+", "queue: low"],
+        ["", "headers:"], ["-", "{}"], ["+", "{"], ["+", '  "a": "b"'], ["+", "}"],
+    ]  # fmt: skip
+
+
+def test_of_a_type_that_no_daemon_tells_of_it_is_told_before_it_is_sent(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    form = {"type": "mail:snd", "step": "check"}
+    without_daemon = browser.post("/tasks/new.json", form).json()["warnings"]
+    tell_types(connection, "quiet")
+    of_none = browser.post("/tasks/new.json", form).json()["warnings"]
+    tell_types(connection, "host.run", "mail:send", "test:")
+
+    warned = browser.post("/tasks/new", form)
+    known = [browser.post("/tasks/new.json", {**form, "type": name}).json() for name in ("mail:send", "test:echo")]
+    done = send(browser, "/tasks/new", form)
+
+    assert without_daemon == of_none == []
+    assert (
+        "type: no living daemon tells of a handler for mail:snd; without one the task is archived at once;"
+        " did you mean mail:send?"
+    ) in text_of(warned.text)
+    assert "Enqueue it" in text_of(warned.text)
+    assert [found["warnings"] for found in known] == [[], []]
+    assert done.status_code == 303
+    tell_types(connection, "host.later", "")
+    assert browser.post("/tasks/new.json", form).json()["warnings"] == []
+
+
 @pytest.mark.parametrize(
     ("word", "left"), [("archive", TaskState.ARCHIVED), ("delete", None), ("keep", TaskState.PENDING)]
 )
@@ -437,22 +481,32 @@ def test_what_is_hidden_is_copied_as_it_was_and_shown_to_nobody(
         ({"body": "NaN"}, "NaN is none of its numbers"),
         ({"body": "[" * 20_000}, "nested too deep"),
         ({"head": "[]"}, "headers: no object"),
-        ({"type": ""}, "type: it has none"),
+        ({"type": ""}, "task type '': use letters"),
         ({"timeout": "soon"}, "timeout: no whole number"),
         ({"when": "soon"}, "when: no time"),
         ({"when": "9999-12-31T23:59:59-12:00"}, "when: no time"),
+        ({"type": "a b"}, "task type 'a b': use letters"),
+        ({"queue": "ünsafe"}, "queue 'ünsafe': use letters"),
+        ({"head": '{"a": 1}'}, "header 'a': int is no text"),
+        ({"body": r'"\ud800"'}, "payload: "),
+        ({"timeout": "0"}, "timeout: 0 would end every attempt"),
+        ({"concurrency_key": "k" * 5000}, "use letters, digits and any of '_ . : / @ -', at most 128"),
+        ({"concurrency_limit": "3"}, "concurrency_limit: limits nothing without concurrency_key"),
+        ({"concurrency_key": "k", "concurrency_limit": "0"}, "concurrency_limit: 0 is not a number from 1"),
     ],
 )
-def test_what_cannot_be_sent_is_told_beside_the_form(
+def test_what_cannot_be_sent_is_told_beside_the_form_also_before_it_is_sent(
     form: dict[str, str], words: str, browser: Browser, client: Client, connection: redis.Redis
 ) -> None:
     enqueue(client, "old")
 
-    answer = browser.post("/tasks/old/edit", {**form, "step": "send"})
+    answers = [browser.post("/tasks/old/edit", {**form, "step": step}) for step in ("check", "send")]
 
-    assert (answer.status_code, pending(connection)) == (422, ["old"])
-    assert words in text_of(answer.text)
-    assert "textarea" in answer.text
+    assert pending(connection) == ["old"]
+    for answer in answers:
+        assert answer.status_code == 422
+        assert words in html.unescape(text_of(answer.text))
+        assert "textarea" in answer.text
 
 
 def test_a_payload_that_a_daemon_would_refuse_is_not_sent(

@@ -3,10 +3,12 @@
 import json
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
 
+from boilerd import Client, Inspector
 from boilerd.broker import keys
 from boilerd.broker.broker import Broker
 from boilerd.broker.operations import Operations
@@ -17,7 +19,7 @@ from boilerd.web.pages import crons, types, workers
 from boilerd.web.pages.types import SORTS
 from boilerd.web.type_facts import TIMEOUT
 from browser import Browser, text_of
-from builders import count_in_minute, counted, fail_as, failure_kind
+from builders import count_in_minute, counted, fail_as, failure_kind, tell_types
 from support import Valkey, wait_until
 
 
@@ -175,6 +177,7 @@ def test_a_type_tells_how_many_attempts_its_tasks_took(browser: Browser, connect
     count_in_minute(
         connection, minute, "default", "a", counted(95, archived=5) | {LATER_BUCKETS: 3, LATER_BUCKETS + 4: 2}
     )
+    count_in_minute(connection, minute - 600, "default", "b", counted(1))
 
     found = browser.get("/types/a.json").json()
     shown = text_of(browser.get("/types/a").text)
@@ -247,12 +250,36 @@ def test_a_release_is_marked_where_it_began(
     assert found["failures"]["groups"][0]["first_release"] == "1.1"
 
 
-def test_a_type_of_which_nothing_is_known_has_a_page_that_says_what_would_make_it_appear(browser: Browser) -> None:
-    answer = browser.get("/types/nothing")
+def test_a_type_of_which_nothing_was_counted_has_a_page_that_says_what_would_make_it_appear(
+    browser: Browser, connection: redis.Redis
+) -> None:
+    tell_types(connection, "host.run", "mail:")
+
+    answer = browser.get("/types/mail:send")
 
     assert answer.status_code == 200
     assert "It appears when" in text_of(answer.text)
     assert "A type appears when" in text_of(browser.get("/types").text)
+
+
+def test_a_type_that_nobody_knows_has_no_page(
+    browser: Browser, connection: redis.Redis, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = connection.time()[0] // 86400 - 40
+    connection.hset(keys.metrics("day", day), pack_pair("low", "a-month-ago"), encode(counted(1)))
+    for _ in range(2):
+        client.enqueue("waits", queue="mail-out")
+    defaults: Any = Inspector.search.__kwdefaults__
+    monkeypatch.setitem(defaults, "within_s", 20.0)
+
+    known = [browser.get(f"/types/{name}").status_code for name in ("a-month-ago", "waits")]
+    unknown = [browser.get(f"/types/nope{form}") for form in ("", ".json", ".csv", "?queue=mail-out")]
+    monkeypatch.setitem(defaults, "looks", 1)
+    behind_others = browser.get("/types/none").status_code
+
+    assert ([answer.status_code for answer in unknown], known) == ([404] * 4, [200, 200])
+    assert unknown[1].json()["error"].startswith("nothing is known of type 'nope'")
+    assert behind_others == 200  # a task that was not looked at may be of it
 
 
 @pytest.mark.parametrize("query", ["since=2h", "sort=size_of_moon", "way=left", "page=0", "since=release"])
@@ -449,7 +476,11 @@ def test_thousands_of_types_are_pages(browser: Browser, connection: redis.Redis,
 
 
 @pytest.mark.parametrize("path", ["/types", "/types/mail:send"])
-def test_the_queue_that_is_looked_at_stays_chosen_where_nothing_is_counted_of_it(path: str, browser: Browser) -> None:
+def test_the_queue_that_is_looked_at_stays_chosen_where_nothing_is_counted_of_it(
+    path: str, browser: Browser, connection: redis.Redis
+) -> None:
+    tell_types(connection, "host.run", "mail:")
+
     shown = browser.get(f"{path}?queue=silent").text
 
     assert "<option selected>silent</option>" in shown

@@ -27,10 +27,13 @@ from boilerd.units import in_utc
 if TYPE_CHECKING:
     from boilerd.broker.failure_groups import FailureGroup, Mark
     from boilerd.broker.group_states import GroupStates
+    from boilerd.broker.job_hash import NewTask
     from boilerd.broker.operations import Operations
     from boilerd.broker.task_filter import TaskFilter
+    from boilerd.enqueuing.composer import Composer
     from boilerd.tasks.options import EnqueueOptions
     from boilerd.tasks.task import TaskInfo
+    from boilerd.tasks.typed import Message
 
 #: The states in which a task may be rescheduled or moved.
 _WAITING = (TaskState.PENDING, TaskState.SCHEDULED, TaskState.RETRY)
@@ -113,11 +116,7 @@ class ActionsPart(Part):
             copied_from: The ID of the task of which it is a copy, which it names then; empty: of none.
             options: As `Client.enqueue` has them; errors are the same, too.
         """
-        from boilerd.enqueuing.composer import Composer  # noqa: PLC0415 - as in `Part`
-
-        composer = Composer(None, DEFAULT_MAX_PAYLOAD, ())
-        order = composer.order(composer.message(task_type, payload), options)
-        (message,), (new,) = composer.tasks([order], names_place=False)
+        composer, message, new = _composed(task_type, payload, options)
         on = {"task": new.id, "type": new.type, "queue": new.options.queue, "copied_from": copied_from}
         with self._audit.noting("copy" if copied_from else "enqueue", **on) as noted:
             if copied_from:
@@ -128,6 +127,12 @@ class ActionsPart(Part):
                 raise answer
             noted.count = 1
         return composer.info(new, message, answer)
+
+    def check_enqueue(
+        self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Unpack["EnqueueOptions"]
+    ) -> None:
+        """Raise what `enqueue` would raise of the same values before it asks Redis; stores nothing."""
+        _composed(task_type, payload, options)
 
     def bulk(
         self,
@@ -281,3 +286,13 @@ class ActionsPart(Part):
             raise DuplicateTaskError(answer.removeprefix("locked "))
         if answer != "done":
             raise TaskStateError(f"task {task_id}", answer, action, ALLOWED[action])
+
+
+def _composed(task_type: str, payload: Any, options: "EnqueueOptions") -> "tuple[Composer, Message, NewTask]":
+    """A task to store by hand, and what it was made by and of."""
+    from boilerd.enqueuing.composer import Composer  # noqa: PLC0415 - as in `Part`
+
+    composer = Composer(None, DEFAULT_MAX_PAYLOAD, ())
+    order = composer.order(composer.message(task_type, payload), options)
+    (message,), (new,) = composer.tasks([order], names_place=False)
+    return composer, message, new

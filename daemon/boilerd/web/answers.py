@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -263,6 +263,7 @@ def render(asked: Asked, template: str, data: Mapping[str, Any], *, title: str, 
         "to": links.shown,
         "links": links,
         "here": asked.path,
+        "made_at": datetime.now(UTC),
         "who": who,
         "may": who.may if who else _nothing,
         "query": asked.visit.query if asked.visit else {},

@@ -446,6 +446,31 @@ def test_lists_have_the_rows_and_columns_that_somebody_chose(visit: Open, client
     assert page.locator("main [data-label=Type]").first.is_visible()
 
 
+def test_on_paper_moments_have_their_day_and_so_has_that_of_the_page(visit: Open, client: Client) -> None:
+    enqueue(client, "a")
+    visitor = visit()
+    page = visitor.open("/tasks/a")
+    page.select_option("header [data-keeps=zone]", "utc")
+    visitor.sees("ago")
+    opened = page.get_attribute("footer time", "datetime") or ""
+    page.wait_for_function("before => document.querySelector('footer time')?.dateTime > before", arg=opened)
+    on_screen = page.is_visible("footer time")
+    page.evaluate("""addEventListener("beforeprint", () => {
+      window.printed = ["main time", "footer time"].map((each) => document.querySelector(each).textContent);
+    })""")
+
+    page.pdf()
+    printed = page.evaluate("printed")
+    visitor.sees("ago")
+    page.emulate_media(media="print")
+    on_paper = visitor.text("footer")
+    page.emulate_media(media="screen")
+
+    assert [each[10:11] + each[-3:] for each in printed] == [" UTC", " UTC"]
+    assert not on_screen
+    assert f"as of {printed[1][:10]} " in on_paper
+
+
 def test_what_is_chosen_or_forgotten_in_one_window_is_seen_in_another(visit: Open) -> None:
     visitor = visit()
     page = visitor.open("/settings")

@@ -10,7 +10,7 @@ from boilerd.web.own_queues.tasks import TasksPart
 #: Options of a task that is enqueued by hand; `unique`, `once` and the like keep others out.
 _OPTIONS = frozenset(
     {
-        "headers", "inherit", "timeout", "max_retries", "retention", "process_in", "process_at",
+        "queue", "headers", "inherit", "timeout", "max_retries", "retention", "process_in", "process_at",
         "concurrency_key", "concurrency_limit",
     }
 )  # fmt: skip
@@ -45,13 +45,21 @@ class ActionsPart(TasksPart, LimitsPart):
 
     def enqueue(self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Any) -> Any:
         """Enqueue one, which holds back no task of another queue."""
+        return self._all.enqueue(task_type, payload, copied_from=copied_from, **self._let(options, copied_from))
+
+    def check_enqueue(self, task_type: str, payload: Any = None, *, copied_from: str = "", **options: Any) -> None:
+        """Raise what that would raise."""
+        self._all.check_enqueue(task_type, payload, **self._let(options, copied_from))
+
+    def _let(self, options: dict[str, Any], copied_from: str) -> dict[str, Any]:
+        """The options, if they hold back no task of another queue."""
         origin = self.task(copied_from) if copied_from else None
-        queue = self._own(options.pop("queue", DEFAULT_QUEUE))
+        queue = self._own(options.get("queue", DEFAULT_QUEUE))
         if others := sorted(options.keys() - _OPTIONS):
             raise self.refusal(f"{others[0]} is nothing for a task that is enqueued by hand")
         if key := options.get("concurrency_key"):
             self._check_key(key, options.get("concurrency_limit") or 1, queue, origin)
-        return self._all.enqueue(task_type, payload, copied_from=copied_from, queue=queue, **options)
+        return {**options, "queue": queue}
 
     def _check_key(self, key: str, limit: int, queue: str, origin: TaskDetail | None) -> None:
         """A key is one of all queues: with a new one, or more shares, tasks of others would wait; raises Refusal."""

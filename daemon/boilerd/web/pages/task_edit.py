@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from boilerd.broker.daemons import DaemonInfo
 from boilerd.broker.views import TaskDetail
-from boilerd.errors import BoilerdError, BrokerError, BrokerUnavailableError, InvalidTaskError
+from boilerd.errors import BoilerdError, BrokerError, BrokerUnavailableError, InvalidTaskError, closest
 from boilerd.tasks.queues import DEFAULT_QUEUE
 from boilerd.tasks.task import TaskState
 from boilerd.web.kept_hidden import Place, blurred, disclosed, places_in, restored
@@ -26,6 +27,8 @@ from boilerd.web.visit import QueryError, Visit
 MOST_EDITED = 24 * 1024
 #: Fields of the form that are texts, with what they have where nothing was said.
 _TEXTS = ("type", "queue", "when", "timeout", "max_retries", "retention", "concurrency_key", "concurrency_limit")
+#: And those that are JSON, with what they are called.
+_JSON = {"head": "headers", "body": "payload"}
 _NUMBERS = ("timeout", "max_retries", "retention", "concurrency_limit")
 #: What becomes of the old task: word → what is said, and in which states it can be.
 AFTERWARDS: Mapping[str, tuple[str, frozenset[TaskState]]] = {
@@ -108,6 +111,7 @@ def _page(
         "back": Links().to("tasks", origin.task.id) if origin else "/tasks",
         "templates": 0,
         "diff": [],
+        "warnings": [],
         "is_same": False,
         "checked": "",
         **more,
@@ -174,17 +178,20 @@ def _send(visit: Visit, form: Mapping[str, str], origin: Origin | None) -> Done 
         payload, options, places = _read(form, origin)
     except (QueryError, InvalidTaskError) as error:
         return _page(visit, form, origin, [str(error)])
-    found = [] if form["type"] else ["type: it has none; give one, as in email:deliver"]
+    options["copied_from"] = origin.task.id if origin else ""
+    found = _refused(visit, form["type"], payload, options)
     copy = {"type": form["type"], "payload": payload, "headers": options["headers"]}
     found += _disclosed(visit, copy, origin, places)
-    found += blurred(_misfits(visit, form["type"], payload), places)
+    daemons = visit.inspector.daemons()
+    found += blurred(_misfits(daemons, form["type"], payload), places)
     checked = hashlib.sha256(json.dumps(form, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
     is_confirmed = visit.given("step") == "send" and (visit.who.is_program or visit.given("checked") == checked)
     if found or not is_confirmed:
-        diff = _diff(origin, form)
-        return _page(visit, form, origin, found, diff=diff, is_same=not diff, checked="" if found else checked)
+        diff, warnings = _diff(origin, form), [] if found else _unhandled(daemons, form["type"])
+        about: Data = {"diff": diff, "is_same": not diff, "warnings": warnings}
+        return _page(visit, form, origin, found, checked="" if found else checked, **about)
     try:
-        info = visit.inspector.enqueue(form["type"], payload, copied_from=origin.task.id if origin else "", **options)
+        info = visit.inspector.enqueue(form["type"], payload, **options)
     except BrokerError:
         raise
     except BoilerdError as error:
@@ -193,6 +200,17 @@ def _send(visit: Visit, form: Mapping[str, str], origin: Origin | None) -> Done 
     if origin:
         said += f", a copy of {origin.task.id}{_afterwards(visit, origin.task.id, form['old'])}"
     return Done(said, to=Links().to("tasks", info.id), data={"task": {"id": info.id}})
+
+
+def _refused(visit: Visit, task_type: str, payload: Any, options: Mapping[str, Any]) -> list[str]:
+    """Why it would not be enqueued, as far as that is known before Redis is asked."""
+    try:
+        visit.inspector.check_enqueue(task_type, payload, **options)
+    except BrokerError:
+        raise
+    except BoilerdError as error:
+        return [str(error)]
+    return []
 
 
 def _afterwards(visit: Visit, task_id: str, word: str) -> str:
@@ -224,8 +242,6 @@ def _read(form: Mapping[str, str], origin: Origin | None) -> tuple[Any, dict[str
     options |= {name: _number(name, form[name]) for name in _NUMBERS if form[name].strip()}
     if form["concurrency_key"]:
         options["concurrency_key"] = form["concurrency_key"]
-    else:
-        options.pop("concurrency_limit", None)
     if form["when"].strip():
         at = moment("when", form["when"])
         options["process_in" if isinstance(at, timedelta) else "process_at"] = at
@@ -262,29 +278,53 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is none of its numbers")
 
 
-def _misfits(visit: Visit, task_type: str, payload: Any) -> list[str]:
+def _misfits(daemons: Sequence[DaemonInfo], task_type: str, payload: Any) -> list[str]:
     """What of the payload does not fit the type, as the daemons that live have declared it."""
     found: list[str] = []
-    for daemon in visit.inspector.daemons():
+    for daemon in daemons:
         for problem in problems(payload, schema_of(daemon.schemas, task_type)):
             if problem not in found:
                 found.append(problem)
     return found
 
 
+def _unhandled(daemons: Sequence[DaemonInfo], task_type: str) -> list[str]:
+    """That none of the daemons that live and tell of their handlers has one for the type; it may be sent all the same:
+    another may come.
+    """  # noqa: D205 - one sentence
+    known = {pattern for daemon in daemons for pattern in daemon.types}
+    if not known or task_type.startswith(tuple(known)):
+        return []
+    near = closest(task_type, known)
+    hint = f"; did you mean {near}?" if near else ""
+    return [
+        f"type: no living daemon tells of a handler for {task_type}; without one the task is archived at once{hint}"
+    ]
+
+
 def _diff(origin: Origin | None, form: Mapping[str, str]) -> list[list[str]]:
-    """What differs from the old task, line by line: ``-``, ``+`` or nothing, and the line."""
-    before = _lines(_form_of(origin)) if origin else []
-    lines = [*difflib.unified_diff(before, _lines(form), n=3, lineterm="")][2:]
-    return [[line[:1].strip(), line[1:]] for line in lines if not line.startswith("@@")]
+    """What differs from the old task, line by line: ``-``, ``+`` or nothing, and the line.
 
-
-def _lines(form: Mapping[str, str]) -> list[str]:
-    found = [f"{name}: {form[name]}" for name in _TEXTS if form[name]]
-    for name, shown in (("head", "headers"), ("body", "payload")):
-        if name in form:
-            found += [f"{shown}:", *_tidy(form[name]).splitlines()]
+    A part that does not differ is left out, and one that does begins with its name.
+    """
+    before, now = _parts(_form_of(origin)) if origin else {}, _parts(form)
+    found: list[list[str]] = []
+    for part in (*_TEXTS, *_JSON.values()):
+        old, new = before.get(part, []), now.get(part, [])
+        lines = [*difflib.unified_diff(old, new, n=3, lineterm="")][2:]
+        shown = [["", "…"] if line.startswith("@@") else [line[:1].strip(), line[1:]] for line in lines]
+        if shown and (old[:1] != new[:1] or shown[1] == ["", new[0]]):
+            del shown[0]  # nothing is left out there
+        elif shown:
+            shown.insert(0, ["", new[0]])
+        found += shown
     return found
+
+
+def _parts(form: Mapping[str, str]) -> dict[str, list[str]]:
+    """The lines of each part, the first one with its name."""
+    texts = {name: [f"{name}: {form[name]}"] for name in _TEXTS if form[name]}
+    return texts | {part: [f"{part}:", *_tidy(form[name]).splitlines()] for name, part in _JSON.items() if name in form}
 
 
 def _tidy(text: str) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from boilerd.broker.metrics import Period, Series
+from boilerd.broker.task_filter import TaskFilter
 from boilerd.broker.type_metrics import (
     attempts_taken,
     failed_share,
@@ -16,6 +17,7 @@ from boilerd.broker.type_metrics import (
     lines_of,
     step_for,
 )
+from boilerd.errors import shown
 from boilerd.tasks.metric_record import Numbers, Pair, Record, merge
 from boilerd.web.ordering import in_order
 from boilerd.web.page import Data, page
@@ -24,7 +26,7 @@ from boilerd.web.permissions import Permission
 from boilerd.web.releases import Release, releases
 from boilerd.web.shown import LEAST_CHANGE
 from boilerd.web.type_facts import daemons_of, patterns_of, timeout_share, timeouts_of
-from boilerd.web.visit import Visit
+from boilerd.web.visit import NotThereError, Visit
 
 T = TypeVar("T")
 
@@ -149,6 +151,9 @@ def one_type(visit: Visit) -> Data:
     found = visit.sharing(
         ("type", name, window.word, queue), FRESH_S, lambda: _over_time(visit, window, name, queue), FRESH_TIMES
     )
+    is_counted = found["total"]["ended"] or found["total"]["enqueued"]
+    if not is_counted and visit.part(lambda: _is_known(visit, name), problems) is False:
+        raise NotThereError(f"nothing is known of type {shown(name)}; /types has those of which something was counted")
     return {
         "type": name,
         "since": window.word,
@@ -161,6 +166,22 @@ def one_type(visit: Visit) -> Data:
         **found,
         "skipped": [*problems, *found["skipped"]],
     }
+
+
+def _is_known(visit: Visit, name: str) -> bool:
+    """Whether a type of which nothing was counted lately may be one: of a daemon, of some time before, or of a task."""
+    queue = None if visit.who.queues is None else visit.query.get("queue")
+
+    def look() -> bool:
+        if daemons_of(name, patterns_of(visit)):
+            return True
+        series = visit.inspector.metrics(timedelta(seconds=KEPT_S), queue=queue, task_type=name)
+        if series.skipped or series.total():
+            return True
+        tasks = visit.inspector.search(TaskFilter(type=name), queue=queue, size=1)
+        return bool(tasks.tasks or tasks.after)  # where not all were looked at, one may be
+
+    return visit.sharing(("is known", name, queue), FRESH_S, look, FRESH_TIMES)
 
 
 def _queue_names(visit: Visit) -> list[str]:

@@ -10,6 +10,8 @@ const FORM = {
 };
 const local = new Intl.DateTimeFormat("sv-SE", FORM), utc = new Intl.DateTimeFormat("sv-SE", { ...FORM, timeZone: "UTC" });
 
+let isPrinted = false;
+
 /** The name of the zone in which moments are written. */
 function zone() {
   return kept("zone") === "utc" ? "UTC" : local.resolvedOptions().timeZone;
@@ -27,15 +29,17 @@ function ago(moment) {
   return relative.format(Math.trunc(seconds / size), unit);
 }
 
-/** The time of a day, for what the page says of itself. */
+/** The time of a day, for what the page says of itself; the end of the page says it on paper, with the day. */
 export function clock(moment) {
+  const end = document.querySelector("footer time");
+  if (end) end.dateTime = moment.toISOString();
   return absolute(moment).split(" ")[1];
 }
 
 /** Write all moments of the page, or of a part of it, anew. */
 export function show(part = document) {
-  // What stands still does not get older.
-  const isAbsolute = kept("moments") === "absolute" || "still" in document.body.dataset;
+  // What stands still does not get older, and paper does.
+  const isAbsolute = isPrinted || kept("moments") === "absolute" || "still" in document.body.dataset;
   for (const element of part.querySelectorAll("time[datetime]")) {
     const moment = new Date(element.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
@@ -54,5 +58,11 @@ function showAll() {
 export function start() {
   showAll();
   document.addEventListener("boilerd:kept", showAll);
+  for (const event of ["beforeprint", "afterprint"]) {
+    addEventListener(event, () => {
+      isPrinted = event === "beforeprint";
+      show();
+    });
+  }
   setInterval(() => document.hidden || show(), 1000);
 }
