@@ -23,10 +23,11 @@ from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.web.pages import bulk
 from boilerd.web.pages.settings import COLUMNS
+from boilerd.web.permissions import Permission, Principal
 from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
-from browser import ROLES, WHO, Browser, text_of, with_people
+from browser import ROLES, WHO, Browser, text_of, web_app, with_people
 from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
 
 # --- The list
@@ -59,6 +60,42 @@ def test_tasks_are_found_in_all_queues_by_words_and_by_what_links_say(
     assert listed(browser, "/tasks.json?error=valueerror&since=1h") == ["two"]
     assert listed(browser, "/tasks.json?state=archived") == ["two"]
     assert "None of all tasks is like that" in browser.get("/tasks?q=nowhere").text
+
+
+@pytest.mark.parametrize(
+    ("query", "says", "leads_to"),
+    [
+        ("queue=default&state=pending&q=odd", "None of the pending tasks of queue default is like that", ["q=odd"]),
+        ("queue=default&q=-b", "None of the tasks of queue default is like that", ["q=-b"]),
+        ("state=pending&type=odd:odd", "None of the pending tasks is like that", ["type=odd%3Aodd"]),
+        ("queue=default&q=state:pending+odd", "None of the pending tasks of queue default", ["q=state%3Apending+odd"]),
+        ("q=odd", "None of all tasks is like that", []),
+        ("q=odd+queue:default", "None of the tasks of queue default is like that", []),
+    ],
+)
+def test_a_search_that_found_nothing_says_where_it_looked_and_leads_to_all_else(
+    query: str, says: str, leads_to: list[str], browser: Browser, client: Client
+) -> None:
+    enqueue(client, "b")
+
+    shown = browser.get(f"/tasks?{query}").text
+
+    assert says in text_of(shown)
+    assert re.findall(r'href="/tasks\?([^"]*)">Look in all', shown) == leads_to
+
+
+def test_somebody_with_queues_of_their_own_is_led_to_all_states_of_one(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "b")
+
+    def authorize(_request: Any) -> Principal:
+        return Principal("anna", frozenset({Permission.VIEW}), queues=("default",))
+
+    with Browser(web_app(connection, authorize=authorize)) as browser:
+        shown = browser.get("/tasks?queue=default&state=pending&q=odd").text
+
+    assert re.findall(r'href="/tasks\?([^"]*)">(Look in all .*?)</a>', shown) == [
+        ("queue=default&amp;q=odd", "Look in all states")
+    ]
 
 
 def test_a_wrong_search_is_a_page_that_says_so(browser: Browser, client: Client) -> None:

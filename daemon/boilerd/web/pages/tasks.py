@@ -93,6 +93,7 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "more_looks": MORE_LOOKS,
         "typed": visit.word("q"),
         "is_search": found.chooses,
+        "narrowed": _narrowed(visit, found),
         "filters": {name: visit.word(name) for name in FILTERS if visit.word(name)},
         "moment_field": field,
         "moment_fields": {str(each): name for each, (name, _) in MOMENTS.items()},
@@ -110,6 +111,13 @@ def _counts(counts: Mapping[str, QueueInfo], queue: str) -> dict[str, int] | Non
     some = [counts[queue]] if queue in counts else [] if queue else [*counts.values()]
     states = ("pending", "active", "scheduled", "archived", "completed")
     return {name: sum(getattr(each, name) for each in some) for name in states} if some else None
+
+
+def _narrowed(visit: Visit, found: TaskFilter) -> list[str]:
+    """What beside the search box keeps a search from tasks that this person may see: a queue, a state."""
+    queue, state = chosen(visit)
+    is_queue = bool(queue) and not found.queue and visit.who.queues is None
+    return ["queue"] * is_queue + ["state"] * (state is not None and not found.state)
 
 
 def _in_order(visit: Visit, rows: Sequence[TaskDetail], moment: str) -> Sequence[TaskDetail]:
