@@ -28,7 +28,7 @@ from boilerd.web.schema_check import example, problems, schema_of
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
 from browser import ROLES, WHO, Browser, text_of, web_app, with_people
-from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store
+from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, serve, store
 
 # --- The list
 
@@ -201,6 +201,30 @@ def test_what_a_part_of_a_list_shows_is_sorted(browser: Browser, client: Client)
 def test_an_id_that_is_gone_leads_from_the_search_box_to_what_is_known_of_it(browser: Browser) -> None:
     assert 'href="/tasks/order-7"' in browser.get("/tasks?q=order-7").text
     assert "what is known of it" not in browser.get("/tasks?q=two+words").text
+
+
+@pytest.mark.parametrize("address", ["/tasks?queue=low&state=pending", "/tasks?queue=low", "/tasks?q=queue:low+low"])
+def test_the_list_of_a_queue_says_that_it_is_paused_or_served_by_nobody(
+    address: str, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:low", queue="low")
+    Inspector(connection).pause("low")
+
+    shown = browser.get(address).text
+
+    assert "Queue low : paused nobody serves it" in text_of(shown)
+    assert "Queue" not in text_of(
+        re.findall(r"<section.*?<table", browser.get("/tasks?state=pending").text, re.DOTALL)[0]
+    )
+
+
+def test_the_list_of_a_queue_that_works_says_nothing_of_it(browser: Browser, client: Client, broker: Broker) -> None:
+    enqueue(client, "a", "b")
+    serve(broker, 0, ["default"])
+
+    shown = browser.get("/tasks?queue=default&state=pending").text
+
+    assert "Queue default" not in text_of(shown)
 
 
 def test_the_neighbours_of_a_pending_task_are_shown(browser: Browser, client: Client) -> None:

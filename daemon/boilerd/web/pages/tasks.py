@@ -14,6 +14,7 @@ from boilerd.web.links import Links
 from boilerd.web.ordering import most_exported
 from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
+from boilerd.web.pages.queues import marks_of
 from boilerd.web.permissions import Permission
 from boilerd.web.task_query import FILTERS, chosen, filter_of, typed
 from boilerd.web.visit import MOST_PAGES, Visit
@@ -59,7 +60,8 @@ def tasks(visit: Visit) -> Data | Elsewhere:
     sought, size, number = typed(visit), visit.number("size", SIZE, most=MOST_SIZE), visit.number("page", 1)
     if sought == visit.word("q") and _is_task(visit, sought):
         return Elsewhere(Links().to("tasks", sought))
-    counts = {queue.name: queue.detail.counts for queue in visit.snapshot().overview.queues}
+    overviews = {queue.name: queue for queue in visit.snapshot().overview.queues}
+    counts = {name: queue.detail.counts for name, queue in overviews.items()}
     found = filter_of(visit)
     queue, state = chosen(visit)
     queue, state = found.queue or queue, found.state or state
@@ -87,6 +89,7 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "state": state or "",
         "states": [*map(str, TaskState)],
         "counts": _counts(counts, queue),
+        "queue_marks": marks_of(overviews[queue]) if queue in overviews else None,
         "columns": COLUMNS[state],
         "order": {"by": visit.word("sort"), "way": visit.word("way", "up", of=["up", "down"]), "is_part": True},
         "maybe_id": sought if not part["tasks"] and _could_be_id(sought) else "",
