@@ -112,7 +112,8 @@ def test_an_action_is_done_with_the_tasks_that_are_ticked(
         ("queue=default&state=pending&around=a", "around: no operation chooses tasks by it"),
         ("q=after:tuesday", "it is no time"),
         ("q=before:9999-12-31T23:59:59-12:00", "it is no time"),
-        ("", "queue: name one"),
+        ("", "No task is ticked"),
+        ("size=25", "No task is ticked"),
         ("queue=nowhere&state=pending", "never used"),
         ("queue=default", "state: not known"),
         ("state=archived&q=card", "cannot archive archived tasks"),
@@ -131,6 +132,48 @@ def test_what_no_operation_can_be_for_is_refused_with_the_reason(
     assert says in text_of(asked.text)
     assert asked.status_code == posted.status_code in {400, 404, 409}
     assert Inspector(connection).operations.latest() == []
+
+
+@pytest.mark.parametrize(
+    ("referer", "leads_to"),
+    [
+        (
+            "http://localhost/tasks?queue=low&state=archived&q=%22a%22",
+            "/tasks?queue=low&amp;state=archived&amp;q=%22a%22",
+        ),
+        ("http://localhost/", "/"),
+        ("http://localhost", ""),
+        ("http://elsewhere/tasks", ""),
+        ("http://localhost:81/tasks", ""),
+        ("http://localhost@elsewhere/tasks", ""),
+        ("http://localhost//elsewhere/tasks", ""),
+        ("http://localhost/\\elsewhere", ""),
+        ("http://[localhost/tasks", ""),
+        ("javascript:alert(1)", ""),
+        ("", ""),
+    ],
+)
+def test_who_has_ticked_no_task_is_told_so_and_led_back_to_the_list_that_they_came_from(
+    referer: str, leads_to: str, browser: Browser
+) -> None:
+    shown = browser.get("/bulk/run?", referer=referer)
+
+    assert shown.status_code == 400
+    assert "<h1>No task is ticked</h1>" in shown.text
+    assert re.findall(r'href="([^"]*)">Back', shown.text) == [leads_to][not leads_to :]
+    assert "no task is named" in browser.get("/bulk/run.json").json()["error"]
+
+
+@pytest.mark.parametrize("comes_from", ["/tasks?queue=low", "/ops/jobs-of-others/tasks", "/ops/jobs//elsewhere"])
+def test_below_a_prefix_nobody_is_led_to_another_application(comes_from: str, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, prefix="/ops/jobs")) as browser:
+        led, other = (
+            browser.get("/ops/jobs/bulk/run?", referer=f"http://localhost{each}").text
+            for each in ("/ops/jobs/tasks?queue=low", comes_from)
+        )
+
+    assert 'href="/ops/jobs/tasks?queue=low">Back' in led
+    assert "Back" not in other
 
 
 @pytest.mark.usefixtures("at_once")

@@ -276,6 +276,23 @@ def test_a_list_that_somebody_clicks_on_is_asked_for_once_with_as_many_rows_as_t
     assert [path for path in visitor.asked if path.startswith("/tasks")] == ["/tasks?queue=default&size=25"]
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_who_has_ticked_nothing_is_told_so_and_goes_back_to_the_same_list(
+    scripts: bool, visit: Open, client: Client
+) -> None:
+    client.enqueue("test:echo", task_id="a", queue="low")
+    visitor = visit(java_script_enabled=scripts)
+    page = visitor.open("/tasks?queue=low&state=pending&size=25&sort=type")
+    there = page.url
+
+    page.click("#selected >> text=Archive")
+    visitor.sees("No task is ticked")
+    page.click("main >> text=Back")
+    visitor.sees("Pending tasks of queue low")
+
+    assert page.url == there
+
+
 def test_a_wrong_word_leaves_the_question_where_it_is(visit: Open, client: Client) -> None:
     enqueue(client, "a")
     visitor = visit()
