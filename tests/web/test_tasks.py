@@ -183,7 +183,7 @@ def test_a_list_has_the_columns_of_its_state(
     shown = browser.get(f"/tasks?queue=default&state={state}").text
     heads = [text_of(each) for each in re.findall(r"<th scope=\"col\".*?</th>", shown, re.DOTALL)]
 
-    assert [each for each in heads if each] == ["ID", "Type", *columns]
+    assert heads == ["Select all", "ID", "Type", *columns]
     assert [cell for cell in re.findall(r'data-label="(.*?)"', shown) if cell != "Select"] == ["ID", "Type", *columns]
 
 

@@ -13,7 +13,7 @@ from boilerd.broker.broker import Broker
 from boilerd.tasks.retry import Verdict
 from boilerd.web import pace
 from builders import enqueue, fail_next, in_state
-from chromium import SIZES, Visitor
+from chromium import OF_LAYOUT, SIZES, Visitor, findings
 from support import wait_until
 
 Open = Callable[..., Visitor]
@@ -165,6 +165,25 @@ def test_on_a_telephone_one_bar_of_actions_stays_below_and_covers_no_other(
     below: float = page.evaluate("document.querySelector('main > .actions').getBoundingClientRect().bottom")
     assert abs(below - page.evaluate("innerHeight")) < 1
     assert page.evaluate(COVERED) == []
+
+
+def test_on_a_telephone_a_list_is_sorted_and_all_its_rows_are_ticked(visit: Open, client: Client) -> None:
+    for task_id, task_type in (("a", "z:z"), ("b", "a:a")):
+        client.enqueue(task_type, task_id=task_id)
+    visitor = visit(viewport={"width": 320, "height": SIZES[320]})
+    page = visitor.open("/tasks?queue=default&state=pending")
+
+    page.click("thead a:text-is('Type')")
+    page.wait_for_url("**sort=type**")
+    listed = page.locator("tbody th").all_inner_texts()
+    page.locator("thead label").click(position={"x": 60, "y": 8})  # the words beside the box
+    ticked = page.locator("tbody :checked").count()
+
+    assert ([each.split()[-1] for each in listed], ticked) == (["b", "a"], 2)
+    assert (
+        page.evaluate("document.querySelector('thead [data-column=Payload]').offsetWidth") == 1
+    )  # it is read, not seen
+    assert findings(page, of=OF_LAYOUT) == []
 
 
 def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
