@@ -1,6 +1,7 @@
 """What is done with many tasks at once: asked for, ordered, shown, stopped, undone, and continued after a kill."""
 
 import functools
+import html
 import json
 import re
 import subprocess
@@ -426,6 +427,77 @@ def test_pages_show_who_ordered_what_and_how_it_went(connection: redis.Redis, br
     assert len(lines) == 2
     entries = [(entry.user, entry.what, entry.count, entry.outcome) for entry in Inspector(connection).audit()]
     assert entries[:2] == [("operator", "run", 3, "begun"), ("operator", "run", 1, "done")]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("address", "state", "field", "leads_to"),
+    [
+        ("archive?queue=default&state=pending", "pending", {}, "queue=default&state=archived"),
+        ("archive?q=test:echo", "retry", {}, "state=archived&q=test%3Aecho"),
+        (
+            "run?queue=default&state=archived&q=error:valueerror",
+            "archived",
+            {},
+            "queue=default&state=pending&q=error%3Avalueerror",
+        ),
+        ("run?queue=default&state=scheduled", "scheduled", {}, "queue=default&state=pending"),
+        ("move?queue=default&state=pending", "pending", {"to": "low"}, "queue=low&state=pending"),
+        ("move?q=test:echo", "scheduled", {"to": "low"}, "queue=low&q=test%3Aecho"),
+        ("reschedule?queue=default&state=pending", "pending", {"when": "2h"}, "queue=default&state=scheduled"),
+        ("reschedule?queue=default&state=retry", "retry", {"when": "2h"}, "queue=default&state=retry"),
+        ("reschedule?q=test:echo", "pending", {"when": "2h"}, "q=test%3Aecho"),
+    ],
+)
+def test_an_operation_that_is_done_leads_to_where_its_tasks_are_by_now(  # noqa: PLR0917 - a row of a table, and fixtures
+    address: str, state: str, field: dict[str, str], leads_to: str, browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState(state))
+
+    operation_id = ordered(browser.post(f"/bulk/{address}", field))
+    ended(broker.connection, operation_id)
+    link = tasks_link(browser, operation_id)
+
+    assert link == f"/tasks?{leads_to}"
+    assert f'id="task-{task_id}"' in browser.get(link).text
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("address", "leads_to"),
+    [
+        ("delete?queue=default&q=echo", ""),
+        ("cancel?queue=default&state=pending", ""),
+        ("archive?q=state:pending+test:echo", ""),
+        ("archive?q=queue:default+test:echo", "/tasks?queue=default&state=archived&q=queue%3Adefault+test%3Aecho"),
+        ("archive?id=a", "/tasks/a"),
+        ("archive?id=a&id=b", ""),
+    ],
+)
+def test_an_operation_leads_to_no_list_in_which_its_tasks_are_not(
+    address: str, leads_to: str, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a", "b")
+
+    operation_id = ordered(browser.post(f"/bulk/{address}", {"name": "default"}))
+    ended(connection, operation_id)
+
+    assert tasks_link(browser, operation_id) == leads_to
+
+
+def test_an_operation_that_is_not_done_leads_to_where_its_tasks_were(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    found, _ = Inspector(connection).operations.begin(Order("delete", "default", TaskState.PENDING), undo_s=600)
+
+    assert tasks_link(browser, found.id) == "/tasks?queue=default&state=pending"
+
+
+def tasks_link(browser: Browser, operation_id: str) -> str:
+    """Where the page of an operation says that its tasks are; empty: it does not."""
+    page = browser.get(f"/operations/{operation_id}").text
+    return html.unescape("".join(re.findall(r'<a href="([^"]*)">The tasks that it is about', page)))
 
 
 @pytest.mark.parametrize(
