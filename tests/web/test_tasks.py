@@ -10,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 
 import boilerd.web
 from boilerd import Client, Inspector, TaskState
@@ -25,6 +28,7 @@ from boilerd.web.pages import bulk
 from boilerd.web.pages.settings import COLUMNS
 from boilerd.web.permissions import Permission, Principal
 from boilerd.web.schema_check import example, problems, schema_of
+from boilerd.web.task_query import escaped, unescaped
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
 from browser import ROLES, WHO, Browser, text_of, web_app, with_people
@@ -196,6 +200,67 @@ def test_what_a_part_of_a_list_shows_is_sorted(browser: Browser, client: Client)
     assert listed(browser, "/tasks.json?queue=default&sort=deleted") == ["a", "b", "c"]
     assert "Sorted is what this part" in browser.get("/tasks?queue=default&sort=type").text
     assert browser.get("/tasks?sort=payload").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("payload", "query"),
+    [
+        ("a\x00b", {"q": "a\x00b"}),
+        ("a\u202eb", {"q": "a\u202eb"}),
+        ("a\\b \x1b\x00", {"q": '"a\\b \x1b\x00"'}),
+        ("a\U000e0001 b", {"q": "b a\U000e0001"}),
+        ("a\\x00b", {"q": "a\\x00b"}),  # these four characters: it is found as it is typed
+        ("a\\x00\x00", {"q": '"a\\x00\x00"', "type": "test:*"}),
+    ],
+    ids=ascii,
+)
+def test_what_is_not_seen_in_the_search_box_is_found_again_and_taken(
+    payload: str, query: dict[str, str], browser: Browser, client: Client
+) -> None:
+    client.enqueue("test:echo", payload, task_id="a")
+    for number, other in enumerate(("a\x00b", "a\u202eb", "a\\x00b", "ab", r"a\u202eb")):
+        if other != payload:
+            client.enqueue("test:echo", other, task_id=f"other-{number}")
+
+    first = browser.get(f"/tasks?{urlencode(query)}").text
+    sent = fields_of(first)
+    again = f"/tasks?{urlencode(sent)}"
+    second = browser.get(again).text
+
+    assert listed(browser, f"/tasks.json?{urlencode(query)}") == ["a"]
+    assert listed(browser, again.replace("?", ".json?")) == ["a"]
+    assert fields_of(second) == sent
+    assert [json.loads(line)["id"] for line in browser.get(again.replace("?", ".ndjson?")).text.splitlines()] == ["a"]
+    (address,) = re.findall(r'href="/bulk/archive(\?[^"]*)"', second)
+    assert [task["id"] for task in browser.get(f"/bulk/archive.json{html.unescape(address)}").json()["sample"]] == ["a"]
+
+
+def fields_of(page: str) -> dict[str, str]:
+    """What a browser sends of the form for a search that nobody changes, but for what is chosen in lists."""
+    form = page.partition('role="search"')[2].partition("</form>")[0]
+    fields = re.findall(r'<input[^>]* name="(\w+)" value="([^"]*)"', form)
+    return {name: html.unescape(value) for name, value in fields}
+
+
+def test_a_backslash_in_the_search_box_stays_one(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    of_link = browser.get("/tasks?" + urlencode({"error": "a\u200bb\\x00"})).text
+    plain = browser.get("/tasks?" + urlencode({"q": r"C:\x00\new"})).text
+    half = browser.get("/tasks?" + urlencode({"q": r"\ud800 \U0000dfff \xg \U00110000", "escaped": "1"})).text
+
+    assert fields_of(of_link) == {"q": "", "error": r"a\u200bb\\x00", "escaped": "1"}
+    assert fields_of(plain) == {"q": r"C:\x00\new"}
+    assert fields_of(half)["q"] == r"\ud800 \U0000dfff \xg \U00110000"
+    assert browser.get("/tasks?escaped=2").status_code == 400
+
+
+@given(st.text(st.characters(codec="utf-8")), st.binary())
+def test_a_text_that_is_escaped_for_a_field_comes_back(text: str, odd: bytes) -> None:
+    whole = text + odd.decode("utf-8", "surrogateescape")
+
+    assert escaped(whole).isprintable()
+    assert unescaped(escaped(whole)) == whole
 
 
 def test_an_id_that_is_gone_leads_from_the_search_box_to_what_is_known_of_it(browser: Browser) -> None:
