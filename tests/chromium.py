@@ -192,3 +192,14 @@ def overflow(page: Page) -> int:
         " ...[...document.querySelectorAll('section')].map(each => each.scrollWidth - each.clientWidth)]"
     )
     return max(wider)
+
+
+def out_of_sight(page: Page) -> list[str]:
+    """What of the page's content can be focused, and is beside the window."""
+    found: list[str] = page.evaluate(
+        "[...document.querySelectorAll('main :is(a[href], button, input, select, textarea, summary)')].filter(each => {"
+        " const {left, right, width} = each.getBoundingClientRect();"
+        " return width && (left < 0 || right > innerWidth);"
+        "}).map(each => each.outerHTML.slice(0, 200))"
+    )
+    return found

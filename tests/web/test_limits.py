@@ -1,5 +1,6 @@
 """Keys with their tasks, what limits refuse, and locks that are released by hand: on the page and by commands."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -40,6 +41,17 @@ def test_a_key_leads_to_the_tasks_that_run_and_wait(browser: Browser, client: Cl
     assert 'href="/limits?key=printer"' in browser.get("/limits").text
     assert (found["running"], [*found["waiting"]]) == (["runs"], ["waits"])
     assert "waits" in text_of(browser.get("/limits?key=printer").text)
+
+
+def test_a_queue_with_a_limit_that_is_paused_says_so(browser: Browser, client: Client, broker: Broker) -> None:
+    enqueue(client, "a")
+    broker.set_limits({"default:max_active": 1})
+    Inspector(broker.connection).pause("default")
+
+    shown = browser.get("/limits").text
+    row = re.search(r'<td data-label="State">(.*?)</td>', shown, re.DOTALL)
+
+    assert text_of(row[1] if row else "") == "paused nobody serves it"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ CHOOSES = {
 }  # fmt: skip
 SORTS = {"/tasks": "type", "/types": "failed", "/failures": "count", "/workers": "memory", "/crons": "problem"}
 #: Words of links that leave out something.
-LEAVES_OUT = {"Leave it out", "As it stands", "all", "All types", "all workers", "Renew no more"}
+LEAVES_OUT = {
+    "Leave it out", "As it stands", "all", "All types", "all workers", "Renew no more",
+    "Look in all queues and all states",
+}  # fmt: skip
 
 
 def queries_of(path: str) -> Iterator[Mapping[str, str]]:

@@ -1,6 +1,7 @@
 """What is done with many tasks at once: asked for, ordered, shown, stopped, undone, and continued after a kill."""
 
 import functools
+import html
 import json
 import re
 import subprocess
@@ -112,7 +113,8 @@ def test_an_action_is_done_with_the_tasks_that_are_ticked(
         ("queue=default&state=pending&around=a", "around: no operation chooses tasks by it"),
         ("q=after:tuesday", "it is no time"),
         ("q=before:9999-12-31T23:59:59-12:00", "it is no time"),
-        ("", "queue: name one"),
+        ("", "No task is ticked"),
+        ("size=25", "No task is ticked"),
         ("queue=nowhere&state=pending", "never used"),
         ("queue=default", "state: not known"),
         ("state=archived&q=card", "cannot archive archived tasks"),
@@ -131,6 +133,48 @@ def test_what_no_operation_can_be_for_is_refused_with_the_reason(
     assert says in text_of(asked.text)
     assert asked.status_code == posted.status_code in {400, 404, 409}
     assert Inspector(connection).operations.latest() == []
+
+
+@pytest.mark.parametrize(
+    ("referer", "leads_to"),
+    [
+        (
+            "http://localhost/tasks?queue=low&state=archived&q=%22a%22",
+            "/tasks?queue=low&amp;state=archived&amp;q=%22a%22",
+        ),
+        ("http://localhost/", "/"),
+        ("http://localhost", ""),
+        ("http://elsewhere/tasks", ""),
+        ("http://localhost:81/tasks", ""),
+        ("http://localhost@elsewhere/tasks", ""),
+        ("http://localhost//elsewhere/tasks", ""),
+        ("http://localhost/\\elsewhere", ""),
+        ("http://[localhost/tasks", ""),
+        ("javascript:alert(1)", ""),
+        ("", ""),
+    ],
+)
+def test_who_has_ticked_no_task_is_told_so_and_led_back_to_the_list_that_they_came_from(
+    referer: str, leads_to: str, browser: Browser
+) -> None:
+    shown = browser.get("/bulk/run?", referer=referer)
+
+    assert shown.status_code == 400
+    assert "<h1>No task is ticked</h1>" in shown.text
+    assert re.findall(r'href="([^"]*)">Back', shown.text) == [leads_to][not leads_to :]
+    assert "no task is named" in browser.get("/bulk/run.json").json()["error"]
+
+
+@pytest.mark.parametrize("comes_from", ["/tasks?queue=low", "/ops/jobs-of-others/tasks", "/ops/jobs//elsewhere"])
+def test_below_a_prefix_nobody_is_led_to_another_application(comes_from: str, connection: redis.Redis) -> None:
+    with Browser(web_app(connection, prefix="/ops/jobs")) as browser:
+        led, other = (
+            browser.get("/ops/jobs/bulk/run?", referer=f"http://localhost{each}").text
+            for each in ("/ops/jobs/tasks?queue=low", comes_from)
+        )
+
+    assert 'href="/ops/jobs/tasks?queue=low">Back' in led
+    assert "Back" not in other
 
 
 @pytest.mark.usefixtures("at_once")
@@ -383,6 +427,77 @@ def test_pages_show_who_ordered_what_and_how_it_went(connection: redis.Redis, br
     assert len(lines) == 2
     entries = [(entry.user, entry.what, entry.count, entry.outcome) for entry in Inspector(connection).audit()]
     assert entries[:2] == [("operator", "run", 3, "begun"), ("operator", "run", 1, "done")]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("address", "state", "field", "leads_to"),
+    [
+        ("archive?queue=default&state=pending", "pending", {}, "queue=default&state=archived"),
+        ("archive?q=test:echo", "retry", {}, "state=archived&q=test%3Aecho"),
+        (
+            "run?queue=default&state=archived&q=error:valueerror",
+            "archived",
+            {},
+            "queue=default&state=pending&q=error%3Avalueerror",
+        ),
+        ("run?queue=default&state=scheduled", "scheduled", {}, "queue=default&state=pending"),
+        ("move?queue=default&state=pending", "pending", {"to": "low"}, "queue=low&state=pending"),
+        ("move?q=test:echo", "scheduled", {"to": "low"}, "queue=low&q=test%3Aecho"),
+        ("reschedule?queue=default&state=pending", "pending", {"when": "2h"}, "queue=default&state=scheduled"),
+        ("reschedule?queue=default&state=retry", "retry", {"when": "2h"}, "queue=default&state=retry"),
+        ("reschedule?q=test:echo", "pending", {"when": "2h"}, "q=test%3Aecho"),
+    ],
+)
+def test_an_operation_that_is_done_leads_to_where_its_tasks_are_by_now(  # noqa: PLR0917 - a row of a table, and fixtures
+    address: str, state: str, field: dict[str, str], leads_to: str, browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState(state))
+
+    operation_id = ordered(browser.post(f"/bulk/{address}", field))
+    ended(broker.connection, operation_id)
+    link = tasks_link(browser, operation_id)
+
+    assert link == f"/tasks?{leads_to}"
+    assert f'id="task-{task_id}"' in browser.get(link).text
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("address", "leads_to"),
+    [
+        ("delete?queue=default&q=echo", ""),
+        ("cancel?queue=default&state=pending", ""),
+        ("archive?q=state:pending+test:echo", ""),
+        ("archive?q=queue:default+test:echo", "/tasks?queue=default&state=archived&q=queue%3Adefault+test%3Aecho"),
+        ("archive?id=a", "/tasks/a"),
+        ("archive?id=a&id=b", ""),
+    ],
+)
+def test_an_operation_leads_to_no_list_in_which_its_tasks_are_not(
+    address: str, leads_to: str, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a", "b")
+
+    operation_id = ordered(browser.post(f"/bulk/{address}", {"name": "default"}))
+    ended(connection, operation_id)
+
+    assert tasks_link(browser, operation_id) == leads_to
+
+
+def test_an_operation_that_is_not_done_leads_to_where_its_tasks_were(
+    browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    enqueue(client, "a")
+    found, _ = Inspector(connection).operations.begin(Order("delete", "default", TaskState.PENDING), undo_s=600)
+
+    assert tasks_link(browser, found.id) == "/tasks?queue=default&state=pending"
+
+
+def tasks_link(browser: Browser, operation_id: str) -> str:
+    """Where the page of an operation says that its tasks are; empty: it does not."""
+    page = browser.get(f"/operations/{operation_id}").text
+    return html.unescape("".join(re.findall(r'<a href="([^"]*)">The tasks that it is about', page)))
 
 
 @pytest.mark.parametrize(

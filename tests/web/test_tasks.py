@@ -10,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 
 import boilerd.web
 from boilerd import Client, Inspector, TaskState
@@ -23,11 +26,13 @@ from boilerd.broker.views import Attempt, TaskDetail
 from boilerd.tasks.retry import Decision, Verdict
 from boilerd.web.pages import bulk
 from boilerd.web.pages.settings import COLUMNS
+from boilerd.web.permissions import Permission, Principal
 from boilerd.web.schema_check import example, problems, schema_of
+from boilerd.web.task_query import escaped, unescaped
 from boilerd.web.timeline import timeline
 from boilerd.web.tracebacks import MOST_SHOWN, pieces, shown_attempts
-from browser import ROLES, WHO, Browser, text_of, with_people
-from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, store, tell_types
+from browser import ROLES, WHO, Browser, text_of, web_app, with_people
+from builders import WORKER, claim, enqueue, fail, fail_next, in_state, pending, rq_queue, serve, store, tell_types
 
 # --- The list
 
@@ -59,6 +64,42 @@ def test_tasks_are_found_in_all_queues_by_words_and_by_what_links_say(
     assert listed(browser, "/tasks.json?error=valueerror&since=1h") == ["two"]
     assert listed(browser, "/tasks.json?state=archived") == ["two"]
     assert "None of all tasks is like that" in browser.get("/tasks?q=nowhere").text
+
+
+@pytest.mark.parametrize(
+    ("query", "says", "leads_to"),
+    [
+        ("queue=default&state=pending&q=odd", "None of the pending tasks of queue default is like that", ["q=odd"]),
+        ("queue=default&q=-b", "None of the tasks of queue default is like that", ["q=-b"]),
+        ("state=pending&type=odd:odd", "None of the pending tasks is like that", ["type=odd%3Aodd"]),
+        ("queue=default&q=state:pending+odd", "None of the pending tasks of queue default", ["q=state%3Apending+odd"]),
+        ("q=odd", "None of all tasks is like that", []),
+        ("q=odd+queue:default", "None of the tasks of queue default is like that", []),
+    ],
+)
+def test_a_search_that_found_nothing_says_where_it_looked_and_leads_to_all_else(
+    query: str, says: str, leads_to: list[str], browser: Browser, client: Client
+) -> None:
+    enqueue(client, "b")
+
+    shown = browser.get(f"/tasks?{query}").text
+
+    assert says in text_of(shown)
+    assert re.findall(r'href="/tasks\?([^"]*)">Look in all', shown) == leads_to
+
+
+def test_somebody_with_queues_of_their_own_is_led_to_all_states_of_one(connection: redis.Redis, client: Client) -> None:
+    enqueue(client, "b")
+
+    def authorize(_request: Any) -> Principal:
+        return Principal("anna", frozenset({Permission.VIEW}), queues=("default",))
+
+    with Browser(web_app(connection, authorize=authorize)) as browser:
+        shown = browser.get("/tasks?queue=default&state=pending&q=odd").text
+
+    assert re.findall(r'href="/tasks\?([^"]*)">(Look in all .*?)</a>', shown) == [
+        ("queue=default&amp;q=odd", "Look in all states")
+    ]
 
 
 def test_a_wrong_search_is_a_page_that_says_so(browser: Browser, client: Client) -> None:
@@ -146,7 +187,7 @@ def test_a_list_has_the_columns_of_its_state(
     shown = browser.get(f"/tasks?queue=default&state={state}").text
     heads = [text_of(each) for each in re.findall(r"<th scope=\"col\".*?</th>", shown, re.DOTALL)]
 
-    assert [each for each in heads if each] == ["ID", "Type", *columns]
+    assert heads == ["Select all", "ID", "Type", *columns]
     assert [cell for cell in re.findall(r'data-label="(.*?)"', shown) if cell != "Select"] == ["ID", "Type", *columns]
 
 
@@ -161,9 +202,94 @@ def test_what_a_part_of_a_list_shows_is_sorted(browser: Browser, client: Client)
     assert browser.get("/tasks?sort=payload").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("payload", "query"),
+    [
+        ("a\x00b", {"q": "a\x00b"}),
+        ("a\u202eb", {"q": "a\u202eb"}),
+        ("a\\b \x1b\x00", {"q": '"a\\b \x1b\x00"'}),
+        ("a\U000e0001 b", {"q": "b a\U000e0001"}),
+        ("a\\x00b", {"q": "a\\x00b"}),  # these four characters: it is found as it is typed
+        ("a\\x00\x00", {"q": '"a\\x00\x00"', "type": "test:*"}),
+    ],
+    ids=ascii,
+)
+def test_what_is_not_seen_in_the_search_box_is_found_again_and_taken(
+    payload: str, query: dict[str, str], browser: Browser, client: Client
+) -> None:
+    client.enqueue("test:echo", payload, task_id="a")
+    for number, other in enumerate(("a\x00b", "a\u202eb", "a\\x00b", "ab", r"a\u202eb")):
+        if other != payload:
+            client.enqueue("test:echo", other, task_id=f"other-{number}")
+
+    first = browser.get(f"/tasks?{urlencode(query)}").text
+    sent = fields_of(first)
+    again = f"/tasks?{urlencode(sent)}"
+    second = browser.get(again).text
+
+    assert listed(browser, f"/tasks.json?{urlencode(query)}") == ["a"]
+    assert listed(browser, again.replace("?", ".json?")) == ["a"]
+    assert fields_of(second) == sent
+    assert [json.loads(line)["id"] for line in browser.get(again.replace("?", ".ndjson?")).text.splitlines()] == ["a"]
+    (address,) = re.findall(r'href="/bulk/archive(\?[^"]*)"', second)
+    assert [task["id"] for task in browser.get(f"/bulk/archive.json{html.unescape(address)}").json()["sample"]] == ["a"]
+
+
+def fields_of(page: str) -> dict[str, str]:
+    """What a browser sends of the form for a search that nobody changes, but for what is chosen in lists."""
+    form = page.partition('role="search"')[2].partition("</form>")[0]
+    fields = re.findall(r'<input[^>]* name="(\w+)" value="([^"]*)"', form)
+    return {name: html.unescape(value) for name, value in fields}
+
+
+def test_a_backslash_in_the_search_box_stays_one(browser: Browser, client: Client) -> None:
+    enqueue(client, "a")
+
+    of_link = browser.get("/tasks?" + urlencode({"error": "a\u200bb\\x00"})).text
+    plain = browser.get("/tasks?" + urlencode({"q": r"C:\x00\new"})).text
+    half = browser.get("/tasks?" + urlencode({"q": r"\ud800 \U0000dfff \xg \U00110000", "escaped": "1"})).text
+
+    assert fields_of(of_link) == {"q": "", "error": r"a\u200bb\\x00", "escaped": "1"}
+    assert fields_of(plain) == {"q": r"C:\x00\new"}
+    assert fields_of(half)["q"] == r"\ud800 \U0000dfff \xg \U00110000"
+    assert browser.get("/tasks?escaped=2").status_code == 400
+
+
+@given(st.text(st.characters(codec="utf-8")), st.binary())
+def test_a_text_that_is_escaped_for_a_field_comes_back(text: str, odd: bytes) -> None:
+    whole = text + odd.decode("utf-8", "surrogateescape")
+
+    assert escaped(whole).isprintable()
+    assert unescaped(escaped(whole)) == whole
+
+
 def test_an_id_that_is_gone_leads_from_the_search_box_to_what_is_known_of_it(browser: Browser) -> None:
     assert 'href="/tasks/order-7"' in browser.get("/tasks?q=order-7").text
     assert "what is known of it" not in browser.get("/tasks?q=two+words").text
+
+
+@pytest.mark.parametrize("address", ["/tasks?queue=low&state=pending", "/tasks?queue=low", "/tasks?q=queue:low+low"])
+def test_the_list_of_a_queue_says_that_it_is_paused_or_served_by_nobody(
+    address: str, browser: Browser, client: Client, connection: redis.Redis
+) -> None:
+    client.enqueue("test:low", queue="low")
+    Inspector(connection).pause("low")
+
+    shown = browser.get(address).text
+
+    assert "Queue low : paused nobody serves it" in text_of(shown)
+    assert "Queue" not in text_of(
+        re.findall(r"<section.*?<table", browser.get("/tasks?state=pending").text, re.DOTALL)[0]
+    )
+
+
+def test_the_list_of_a_queue_that_works_says_nothing_of_it(browser: Browser, client: Client, broker: Broker) -> None:
+    enqueue(client, "a", "b")
+    serve(broker, 0, ["default"])
+
+    shown = browser.get("/tasks?queue=default&state=pending").text
+
+    assert "Queue default" not in text_of(shown)
 
 
 def test_the_neighbours_of_a_pending_task_are_shown(browser: Browser, client: Client) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import anyio
 import msgspec
@@ -22,7 +22,7 @@ from boilerd.broker.task_rows import TaskRows
 from boilerd.errors import BoilerdError, BrokerUnavailableError, QueueNotFoundError
 from boilerd.web.frozen import is_keepable
 from boilerd.web.kept_rows import READER
-from boilerd.web.links import Links, outside
+from boilerd.web.links import Links, is_own_path, outside
 from boilerd.web.own_queues import MENU as OF_QUEUES
 from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.parameters import check_parameters, is_sized
@@ -78,6 +78,18 @@ class Asked:
         path = "/" + quote(below.lstrip("/"), safe="/:~", errors="replace")
         query = self.request.scope["query_string"].decode("ascii", "replace")
         return f"{path}?{query}" if query else path
+
+    @property
+    def came_from(self) -> str:
+        """The address of the page of ours on which the browser was; empty: it was on another, or does not say."""
+        try:
+            page = urlsplit(self.request.headers.get("referer", ""))
+        except ValueError:
+            return ""
+        root = self.links.root
+        below = page.path.removeprefix(root) + (f"?{page.query}" if page.query else "")
+        is_ours = page.netloc == self.site.proxies.host(self.request) and page.path.startswith(f"{root}/")
+        return root + below if is_ours and is_own_path(below) else ""
 
     @property
     def is_live(self) -> bool:
@@ -245,8 +257,9 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
     if asked.form_of_answer not in {"html", "file"}:
         answer = Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])
     else:
-        data = {"problem": str(error), "status": status}
-        answer = _html(render(asked, "error.html", data, title=HTTPStatus(status).phrase), status)
+        title = (isinstance(error, Refusal) and error.heading) or HTTPStatus(status).phrase
+        data = {"problem": str(error), "status": status, "back": asked.came_from}
+        answer = _html(render(asked, "error.html", data, title=title), status)
     if status == HTTPStatus.METHOD_NOT_ALLOWED:  # a page that somebody opened and that is sent
         answer.headers["allow"] = "POST"
     return answer

@@ -16,6 +16,7 @@ _SOUGHT = {
     "q": "what is sought, as in the search box", "type": "a type, or what it begins with and *",
     "error": "a part of the last error", "worker": "of the worker", "key": "a unique or concurrency key",
     "since": "not before that", "until": "not after that",
+    "escaped": "1: all these have escapes such as \\x00, and \\\\ for a backslash",
 }  # fmt: skip
 _CHOICE = {
     "queue": "the queue of the tasks", "state": "their state", **_SOUGHT,

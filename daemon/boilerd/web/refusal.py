@@ -27,11 +27,13 @@ class Refusal(BoilerdError):  # noqa: N818 - an answer, not a failure of the pro
 
     Attributes:
         status: Of HTTP.
+        heading: Of the page that says so to people; empty: the status has one.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, heading: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.heading = heading
 
 
 #: Error → its status; the first that fits counts.

@@ -15,7 +15,7 @@ from boilerd.broker.connection import connect
 from boilerd.settings.web import PasswordHash, WebUser
 from boilerd.web import passwords
 from browser import web_app
-from chromium import AXE, OF_LAYOUT, SIZES, Place, Visitor, findings, overflow, served
+from chromium import AXE, OF_LAYOUT, SIZES, Place, Visitor, findings, out_of_sight, overflow, served
 from dashboard_world import MORE, PATHS, address, fill
 from support import Valkey, private_directory
 
@@ -73,6 +73,7 @@ def test_a_page_works_without_scripts_and_is_read_by_everybody_in_both_themes_an
         rules = OF_LAYOUT if number else ()  # the elements are the same in all
         assert findings(page, of=rules) == [], f"{theme}, {width} px"
         assert overflow(page) == 0, f"{width} px"
+        assert out_of_sight(page) == [], f"{width} px"
 
     assert plain.text("h1") == scripted.text("h1") != ""
     assert [plain.wrong, scripted.wrong] == [[], []]

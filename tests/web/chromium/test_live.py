@@ -15,7 +15,7 @@ from boilerd.tasks.retry import Verdict
 from boilerd.web import pace
 from browser import web_app
 from builders import enqueue, fail_next, in_state
-from chromium import SIZES, Place, Visitor, overflow
+from chromium import OF_LAYOUT, SIZES, Place, Visitor, findings, overflow
 from support import StartValkey, wait_until
 
 Open = Callable[..., Visitor]
@@ -184,6 +184,25 @@ def test_on_a_telephone_one_bar_of_actions_stays_below_and_covers_no_other(
     assert page.evaluate(COVERED) == []
 
 
+def test_on_a_telephone_a_list_is_sorted_and_all_its_rows_are_ticked(visit: Open, client: Client) -> None:
+    for task_id, task_type in (("a", "z:z"), ("b", "a:a")):
+        client.enqueue(task_type, task_id=task_id)
+    visitor = visit(viewport={"width": 320, "height": SIZES[320]})
+    page = visitor.open("/tasks?queue=default&state=pending")
+
+    page.click("thead a:text-is('Type')")
+    page.wait_for_url("**sort=type**")
+    listed = page.locator("tbody th").all_inner_texts()
+    page.locator("thead label").click(position={"x": 60, "y": 8})  # the words beside the box
+    ticked = page.locator("tbody :checked").count()
+
+    assert ([each.split()[-1] for each in listed], ticked) == (["b", "a"], 2)
+    assert (
+        page.evaluate("document.querySelector('thead [data-column=Payload]').offsetWidth") == 1
+    )  # it is read, not seen
+    assert findings(page, of=OF_LAYOUT) == []
+
+
 def test_a_page_whose_task_is_gone_says_so_and_keeps_its_last_picture(
     visit: Open, client: Client, broker: Broker
 ) -> None:
@@ -341,6 +360,23 @@ def test_a_list_that_somebody_clicks_on_is_asked_for_once_with_as_many_rows_as_t
     visitor.sees("test:echo")
 
     assert [path for path in visitor.asked if path.startswith("/tasks")] == ["/tasks?queue=default&size=25"]
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_who_has_ticked_nothing_is_told_so_and_goes_back_to_the_same_list(
+    scripts: bool, visit: Open, client: Client
+) -> None:
+    client.enqueue("test:echo", task_id="a", queue="low")
+    visitor = visit(java_script_enabled=scripts)
+    page = visitor.open("/tasks?queue=low&state=pending&size=25&sort=type")
+    there = page.url
+
+    page.click("#selected >> text=Archive")
+    visitor.sees("No task is ticked")
+    page.click("main >> text=Back")
+    visitor.sees("Pending tasks of queue low")
+
+    assert page.url == there
 
 
 def test_a_wrong_word_leaves_the_question_where_it_is(visit: Open, client: Client) -> None:

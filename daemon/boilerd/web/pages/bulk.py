@@ -63,11 +63,18 @@ _SHOWS = frozenset({"page", "size", "sort", "way", *OF_BROWSERS})
 
 
 def order_of(visit: Visit, deed: Deed) -> Order:
-    """What the query asks for; raises QueryError where it chooses by something that no operation can choose by."""
+    """What the query asks for; raises QueryError where no operation chooses so, Refusal where it names none."""
     for name in sorted({*visit.query} - _CHOOSES - _SHOWS):
         # To leave it out would take more tasks than the list has shown.
         hint = f"; did you mean {close}?" if (close := closest(name, _CHOOSES)) else ";"
         raise QueryError(f"{name}: no operation chooses tasks by it{hint} use {', '.join(sorted(_CHOOSES))}")
+    if not _CHOOSES & {*visit.query}:
+        raise Refusal(
+            400,
+            "no task is named; tick some in the list, and then say what is to be done with them. A program names tasks"
+            " by id, or a queue and a state, or says what they have",
+            "No task is ticked",
+        )
     value = _value(visit, deed)
     if ids := [*dict.fromkeys(visit.queries.get("id", ()))]:
         if len(ids) > MOST_SELECTED:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from boilerd.broker.overview import QueueOverview
 from boilerd.errors import TaskNotFoundError, UniqueLockError
 from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
+from boilerd.web.pages.queues import marks_of
 from boilerd.web.permissions import Permission
 from boilerd.web.visit import NotThereError, QueryError, Visit
 
@@ -23,7 +25,7 @@ def limits(visit: Visit) -> Data:
     overview = visit.snapshot().overview
     names = [queue.name for queue in overview.queues]
     return {
-        "queues": [_row(queue.detail) for queue in overview.queues if _is_limited(queue.detail)],
+        "queues": [_row(queue) for queue in overview.queues if _is_limited(queue.detail)],
         "keys": [],
         **visit.trying(lambda: visit.sharing("keys", FRESH_S, lambda: _keys(visit, names))),
         "key": visit.inspector.key_tasks(visit.word("key")) if visit.word("key") else None,
@@ -36,14 +38,14 @@ def _is_limited(detail: Any) -> bool:
     return bool(detail.max_active or detail.max_length)
 
 
-def _row(detail: Any) -> dict[str, Any]:
-    counts = detail.counts
+def _row(queue: QueueOverview) -> dict[str, Any]:
+    detail = queue.detail
     return {
-        "name": counts.name,
-        "active": counts.active,
+        "name": queue.name,
+        "active": detail.counts.active,
         "max_active": detail.max_active,
-        "pending": counts.pending,
         "max_length": detail.max_length,
+        **marks_of(queue),
     }
 
 

@@ -1,13 +1,15 @@
 """Operations: what was ordered, how far it is, and what can be done with it."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from boilerd.broker.operation_record import Operation, OperationState, Order
+from boilerd.tasks.task import TaskState
 from boilerd.web.links import Links
 from boilerd.web.page import Data, Done, action, page
-from boilerd.web.pages.bulk import NEEDS, WORDS, again_of, back_of, set_of
+from boilerd.web.pages.bulk import NEEDS, WORDS, again_of, back_of, destroys, set_of
 from boilerd.web.permissions import Permission
 from boilerd.web.refusal import Refusal
 from boilerd.web.visit import Visit
@@ -39,9 +41,32 @@ def operation(visit: Visit) -> Data:
     is_seen = _may_see(visit, found.order)
     return {
         "operation": _row(visit, found), "actions": _actions(visit, found),
-        "tasks": back_of(found.order) if is_seen else "",
+        "tasks": _tasks_of(found) if is_seen else "",
         "again": again_of(found.order) if is_seen and visit.may(NEEDS[found.order.what]) else "",
     }  # fmt: skip
+
+
+def _tasks_of(found: Operation) -> str:
+    """The page that shows its tasks where they were, or are once it is done; empty: none shows them."""
+    order = found.order
+    if order.task_ids:
+        return Links().to("tasks", order.task_ids[0]) if len(order.task_ids) == 1 else ""
+    if found.state is not OperationState.DONE or order.is_of_group:
+        return back_of(order)
+    if destroys(order):
+        return ""
+    queue, state = order.value if order.what == "move" else order.queue, _state_after(order)
+    sought = order.sought()
+    # What the search says of queue and state counts before what the address says.
+    is_other = sought and (sought.queue not in {"", queue} or sought.state not in {None, state})
+    return "" if is_other else back_of(replace(order, queue=queue, state=state))
+
+
+def _state_after(order: Order) -> TaskState | None:
+    """The state of its tasks once it is done; None: any."""
+    if order.what == "reschedule" and order.state is TaskState.PENDING:
+        return TaskState.SCHEDULED
+    return {"run": TaskState.PENDING, "archive": TaskState.ARCHIVED}.get(order.what, order.state)
 
 
 def _may_see(visit: Visit, order: Order) -> bool:

@@ -83,6 +83,18 @@ def _lately(name: str, pending: int, minutes: Sequence[Minute]) -> dict[str, Any
     }
 
 
+def marks_of(queue: QueueOverview) -> dict[str, Any]:
+    """What a queue's marks are made of: it is paused, or nobody serves it though tasks wait, or its keys are wrong."""
+    counts = queue.detail.counts
+    return {
+        "is_paused": counts.is_paused,
+        "is_served": queue.is_served,
+        "pending": counts.pending,
+        "scheduled": counts.scheduled,
+        "problem": counts.problem,
+    }
+
+
 @page("/queues", needs=Permission.VIEW, title="Queues", menu=20, of_snapshot=True, rows="queues")
 def queues(visit: Visit) -> Data:
     """All queues, and what is wrong with the list of them."""

@@ -14,8 +14,9 @@ from boilerd.web.links import Links
 from boilerd.web.ordering import most_exported
 from boilerd.web.page import Data, Elsewhere, page
 from boilerd.web.pages.bulk import bulk_actions
+from boilerd.web.pages.queues import marks_of
 from boilerd.web.permissions import Permission
-from boilerd.web.task_query import FILTERS, chosen, filter_of, typed
+from boilerd.web.task_query import FILTERS, PARTS, chosen, escaped, filter_of, meant, typed
 from boilerd.web.visit import MOST_PAGES, Visit
 
 SIZE, MOST_SIZE = 50, 500
@@ -57,9 +58,10 @@ def export(visit: Visit) -> Generator[Sequence[TaskDetail]]:
 def tasks(visit: Visit) -> Data | Elsewhere:
     """A part of a list, or what a search has found; an ID leads to its task."""
     sought, size, number = typed(visit), visit.number("size", SIZE, most=MOST_SIZE), visit.number("page", 1)
-    if sought == visit.word("q") and _is_task(visit, sought):
+    if sought == meant(visit, "q") and _is_task(visit, sought):
         return Elsewhere(Links().to("tasks", sought))
-    counts = {queue.name: queue.detail.counts for queue in visit.snapshot().overview.queues}
+    overviews = {queue.name: queue for queue in visit.snapshot().overview.queues}
+    counts = {name: queue.detail.counts for name, queue in overviews.items()}
     found = filter_of(visit)
     queue, state = chosen(visit)
     queue, state = found.queue or queue, found.state or state
@@ -87,12 +89,15 @@ def tasks(visit: Visit) -> Data | Elsewhere:
         "state": state or "",
         "states": [*map(str, TaskState)],
         "counts": _counts(counts, queue),
+        "queue_marks": marks_of(overviews[queue]) if queue in overviews else None,
         "columns": COLUMNS[state],
         "order": {"by": visit.word("sort"), "way": visit.word("way", "up", of=["up", "down"]), "is_part": True},
         "maybe_id": sought if not part["tasks"] and _could_be_id(sought) else "",
         "more_looks": MORE_LOOKS,
-        "typed": visit.word("q"),
+        "typed": meant(visit, "q"),
+        **_fields(visit),
         "is_search": found.chooses,
+        "narrowed": _narrowed(visit, found),
         "filters": {name: visit.word(name) for name in FILTERS if visit.word(name)},
         "moment_field": field,
         "moment_fields": {str(each): name for each, (name, _) in MOMENTS.items()},
@@ -110,6 +115,21 @@ def _counts(counts: Mapping[str, QueueInfo], queue: str) -> dict[str, int] | Non
     some = [counts[queue]] if queue in counts else [] if queue else [*counts.values()]
     states = ("pending", "active", "scheduled", "archived", "completed")
     return {name: sum(getattr(each, name) for each in some) for name in states} if some else None
+
+
+def _narrowed(visit: Visit, found: TaskFilter) -> list[str]:
+    """What beside the search box keeps a search from tasks that this person may see: a queue, a state."""
+    queue, state = chosen(visit)
+    is_queue = bool(queue) and not found.queue and visit.who.queues is None
+    return ["queue"] * is_queue + ["state"] * (state is not None and not found.state)
+
+
+def _fields(visit: Visit) -> dict[str, Any]:
+    """What the fields of the form for a search hold, and whether with escapes."""
+    sought = {name: meant(visit, name) for name in ("q", *PARTS)}
+    is_escaped = not all(text.isprintable() for text in sought.values())
+    fields = {name: escaped(text) if is_escaped else text for name, text in sought.items() if text}
+    return {"fields": fields, "is_escaped": is_escaped}
 
 
 def _in_order(visit: Visit, rows: Sequence[TaskDetail], moment: str) -> Sequence[TaskDetail]:
