@@ -1,5 +1,6 @@
 """Tasks are listed part by part, and found by what somebody types, as far as they may see it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -150,6 +151,23 @@ def three(client: Client, broker: Broker) -> None:
 )
 def test_tasks_are_found_by_what_is_typed(typed: str, found: list[str], inspector: Inspector) -> None:
     assert ids(inspector, typed, queue="default") == found
+
+
+@pytest.mark.parametrize("word", ["C:\\Müller", 'say "hi"', "two\nlines é", "\\", "nul\x00"])
+def test_what_json_escapes_is_found_in_payloads_and_within_them(
+    word: str, inspector: Inspector, client: Client, connection: redis.Redis
+) -> None:
+    for task_id, payload in (("whole", f"a {word}"), ("within", {"a": [f"a {word}"]}), ("name", {f"a {word}": 1})):
+        client.enqueue("test:echo", payload, task_id=task_id)
+    client.enqueue("test:echo", {"a": ["other"]}, task_id="other")
+    client.enqueue("test:echo", None, task_id="in-ascii")
+    call: list[Any] = ["boilerd.entry_point.run", None, ["test:echo", {"a": f"a {word}"}], {}]
+    connection.hset(keys.job("in-ascii"), "data", json.dumps(call))  # as RQ's own serializer writes it
+
+    found = ids(inspector, TaskFilter(words=(word,)))
+
+    assert sorted(found) == ["in-ascii", "name", "whole", "within"]
+    assert ids(inspector, TaskFilter(without=(word,))) == ["other"]
 
 
 def test_what_rqs_tools_wrote_and_large_payloads_are_found_by_words(

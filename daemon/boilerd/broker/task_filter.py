@@ -22,6 +22,8 @@ Condition = tuple[str, str, str | bytes, str | bytes]
 _SHOWN = ("id", "type", "last_error", "worker", "unique_key", "concurrency_key")
 _MOMENTS = ("created_at", "enqueued_at", "started_at", "last_failed_at", "ended_at")
 _PART = re.compile(r'(-?)((?:[A-Za-z][\w.*-]*:)?)(?:"([^"]*)"|(\S+))')
+#: What no JSON has as it is within a text.
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ class TaskFilter:
 
     def _fits_words(self, task: Mapping[str, Any]) -> bool:
         text = _text_of(task)
-        return all(_small(word) in text for word in self.words) and not any(
-            _small(word) in text for word in self.without
+        return all(_stands_in(text, word) for word in self.words) and not any(
+            _stands_in(text, word) for word in self.without
         )
 
     def _fits_texts(self, task: Mapping[str, Any]) -> bool:
@@ -214,13 +216,19 @@ def headers_have(value: str, *, in_payload: bool = False) -> Condition:
 
 
 def _word(word: str, reads_payloads: bool) -> Condition:
-    """The condition that a task has a word."""
-    raw = word.encode("utf-8", "surrogateescape").lower()
+    """The condition that a task has the longest part of a word that JSON writes as it is, or in ASCII."""
+    part = max(_ESCAPED.split(word), key=len)
+    raw = part.encode("utf-8", "surrogateescape").lower()
     try:
-        escaped = json.dumps(word)[1:-1].lower()
+        escaped = json.dumps(part)[1:-1].lower()
     except UnicodeError:
         escaped = ""
     return "word", "data" if reads_payloads else "", raw, escaped or raw
+
+
+def _stands_in(text: str, word: str) -> bool:
+    """Whether it does: as it is, or as JSON writes it within a text."""
+    return _small(word) in text or _small(json.dumps(word, ensure_ascii=False)[1:-1]) in text
 
 
 def _small(text: Any) -> str:
