@@ -170,6 +170,14 @@ def test_what_json_escapes_is_found_in_payloads_and_within_them(
     assert ids(inspector, TaskFilter(without=(word,))) == ["other"]
 
 
+@pytest.mark.parametrize("typed", ["1e-7", "1e22", "payload.n:1e-7", "payload.rate:1e22", "2.50001"])
+def test_numbers_are_found_as_they_stand_in_redis(typed: str, inspector: Inspector, client: Client) -> None:
+    client.enqueue("test:echo", {"n": 1e-07, "rate": 1e22, "x": 2.50001}, task_id="it")
+    client.enqueue("test:echo", {"n": 1e-06}, task_id="other")
+
+    assert ids(inspector, parse_filter(typed, NOW)) == ["it"]
+
+
 def test_what_rqs_tools_wrote_and_large_payloads_are_found_by_words(
     inspector: Inspector, client: Client, connection: redis.Redis
 ) -> None:

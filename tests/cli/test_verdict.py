@@ -27,7 +27,7 @@ from boilerd.settings.definitions import Settings
 from boilerd.supervision.asking import ask
 from boilerd.tasks.metric_record import OUTCOME_KEYS, encode, pack_pair
 from boilerd.verdict.table import judge
-from builders import claim_batch
+from builders import claim_batch, tell_cron
 from support import RunningDaemon, StartDaemon, Valkey, boilerd, clean_environment, wait_until
 
 
@@ -151,7 +151,7 @@ def test_without_a_daemon_the_verdict_says_so_and_judges_what_redis_shows(
     assert done.stdout.splitlines()[0].endswith("; only Redis was asked, by which no worker lives, of whatever host")
     assert (
         "warning: no worker lives, of whatever host, and tasks wait in queue mail (1 task)"
-        " and 1 periodic task is not enqueued" in done.stdout
+        " and nobody enqueues the periodic task that daemons had" in done.stdout
     )
 
 
@@ -160,6 +160,7 @@ def test_redis_is_asked_in_three_round_trips_whatever_it_holds(
 ) -> None:
     for number in range(5):
         client.enqueue("test:echo", queue=f"queue-{number}", concurrency_key="one", concurrency_limit=1)
+    connection.hset(keys.worker("one"), "queues", "mail")
     connection.sadd(keys.WORKERS, keys.worker("one"))
     read_overview(connection)  # it knows the script now
     sent: list[int] = []
@@ -202,6 +203,23 @@ def test_with_an_overview_from_before_all_is_read_but_what_was_known_of_workers_
     assert sizes[1] == [*sizes[0], sizes[2][1]]
     assert all(sizes[2])
     assert states == [["idle"], ["busy", "idle"], ["busy", "busy"]]
+
+
+def test_periodic_tasks_are_lost_where_no_worker_lives_and_no_daemon_has_them_and_nobody_paused_them(
+    connection: redis.Redis, broker: Broker
+) -> None:
+    broker.ticks_since({"nightly": "UTC 0 3 * * *", "paused": "UTC 0 4 * * *"})
+    Inspector(connection).pause_cron("paused")
+    found = [read_overview(connection).crons]
+    tell_cron(broker, "nightly")
+    found.append(read_overview(connection).crons)
+    connection.delete(keys.DAEMONS)
+    found.append(read_overview(connection).crons)
+    connection.hset(keys.worker("one"), "queues", "mail")
+    connection.sadd(keys.WORKERS, keys.worker("one"))
+    found.append(read_overview(connection).crons)
+
+    assert found == [1, 0, 1, 0]
 
 
 def test_tasks_that_wait_for_their_concurrency_key_are_told_with_the_first(

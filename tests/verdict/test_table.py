@@ -156,10 +156,10 @@ def test_nothing_is_found_where_all_is_well(well: Facts) -> None:
     [
         (redis(queue(pending=1), workers=0), "tasks wait in queue mail (1 task)"),
         (redis(queue(scheduled=2, overdue_s=75), workers=0), "tasks wait in queue mail (2 tasks)"),
-        (redis(queue(), workers=0, crons=1), "1 periodic task is not enqueued"),
+        (redis(queue(), workers=0, crons=1), "nobody enqueues the periodic task that daemons had"),
         (
             redis(queue(scheduled=1), workers=0, crons=1200),
-            "tasks wait in queue mail (1 task) and 1,200 periodic tasks are not enqueued",
+            "tasks wait in queue mail (1 task) and nobody enqueues the 1,200 periodic tasks that daemons had",
         ),
     ],
 )

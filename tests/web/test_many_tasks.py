@@ -165,6 +165,21 @@ def test_who_has_ticked_no_task_is_told_so_and_led_back_to_the_list_that_they_ca
     assert "no task is named" in browser.get("/bulk/run.json").json()["error"]
 
 
+def test_back_says_nothing_of_an_action_before_and_leads_to_no_form_that_was_sent(
+    browser: Browser, client: Client, broker: Broker
+) -> None:
+    task_id = in_state(client, broker, TaskState.ARCHIVED)
+    done = browser.post(f"/tasks/{task_id}/run")
+    said = f"http://localhost{done.headers['location']}"
+
+    opened = browser.get("/bulk/run?", referer=f"{said}&b=c").text
+    refused = browser.post(f"/tasks/{task_id}/run", referer=said, sec_fetch_site="same-origin")
+
+    assert "told=" in said
+    assert f'href="/tasks/{task_id}?b=c">Back' in opened
+    assert (refused.status_code, ">Back" in refused.text) == (409, False)
+
+
 @pytest.mark.parametrize("comes_from", ["/tasks?queue=low", "/ops/jobs-of-others/tasks", "/ops/jobs//elsewhere"])
 def test_below_a_prefix_nobody_is_led_to_another_application(comes_from: str, connection: redis.Redis) -> None:
     with Browser(web_app(connection, prefix="/ops/jobs")) as browser:
@@ -469,6 +484,7 @@ def test_an_operation_that_is_done_leads_to_where_its_tasks_are_by_now(  # noqa:
         ("delete?queue=default&q=echo", ""),
         ("cancel?queue=default&state=pending", ""),
         ("archive?q=state:pending+test:echo", ""),
+        ("archive?queue=default&state=pending&until=0s", ""),
         ("archive?q=queue:default+test:echo", "/tasks?queue=default&state=archived&q=queue%3Adefault+test%3Aecho"),
         ("archive?id=a", "/tasks/a"),
         ("archive?id=a&id=b", ""),

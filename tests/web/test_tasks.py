@@ -533,12 +533,14 @@ def test_what_differs_is_told_with_the_name_of_its_part_and_without_the_others(
     changed = json.dumps({name: 2 if name == "g" else 1 for name in "abcdefgh"})
 
     in_payload = browser.post("/tasks/old/edit.json", {"body": changed, "step": "check"}).json()["diff"]
+    near = browser.post("/tasks/old/edit.json", {"body": changed.replace("2", "1").replace('"c": 1', '"c": 3')}).json()
     in_headers = browser.post("/tasks/old/edit.json", {"head": '{"a": "b"}', "queue": "low", "step": "check"}).json()
 
     assert [[mark, line.strip(" ,")] for mark, line in in_payload] == [
         ["", "payload:"], ["", "…"], ["", '"d": 1'], ["", '"e": 1'], ["", '"f": 1'],
         ["-", '"g": 1'], ["+", '"g": 2'], ["", '"h": 1'], ["", "}"],
     ]  # fmt: skip
+    assert [line.strip(" ,") for _, line in near["diff"]][:4] == ["payload:", "{", '"a": 1', '"b": 1']
     assert in_headers["diff"] == [
         ["-", "queue: default"], ["+", "queue: low"],
         ["", "headers:"], ["-", "{}"], ["+", "{"], ["+", '  "a": "b"'], ["+", "}"],

@@ -17,6 +17,7 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
+from boilerd.broker.daemons import read_daemons
 from boilerd.broker.inspection import Inspection, kinds, named_queues, told_misplaced
 from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import sound, translated
@@ -99,7 +100,7 @@ class Overview:
         wrong: A row for each thing that is wrong with the list of queues.
         misplaced: What is wrong with the keys that are no queue's or task's.
         workers: How many workers live, of whatever host.
-        crons: How many periodic tasks daemons have, or had.
+        crons: How many periodic tasks daemons had, where no worker lives, and no daemon that has some.
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
@@ -165,7 +166,7 @@ def read_overview(connection: redis.Redis, known: Iterable[str] = (), before: Ov
         misplaced=told_misplaced([found[f"kind of {key}"] for key in kinds()]),
         is_suspended=bool(found["suspended"]),
         workers=len(living),
-        crons=found["crons"] or 0,
+        crons=0 if living else _lost_crons(connection),
         unwritten_bytes=unwritten_in(info),
         memory_share=int(info.get("used_memory", 0)) / (int(info.get("maxmemory", 0)) or float("inf")),
         living=[record.worker for record in living],
@@ -178,7 +179,7 @@ def _first_questions() -> dict[str, Sequence[str | int]]:
     return {
         "now": ("TIME",), "queues": ("SMEMBERS", keys.QUEUES), "served": ("SMEMBERS", keys.SERVED),
         "workers": ("SMEMBERS", keys.WORKERS), "suspended": ("EXISTS", keys.SUSPENDED),
-        "crons": ("HLEN", keys.SCHEDULES), "info": ("INFO", "server", "clients", "memory", "persistence"),
+        "info": ("INFO", "server", "clients", "memory", "persistence"),
         **{f"kind of {key}": ("TYPE", key) for key in kinds()},
     }  # fmt: skip
 
@@ -193,6 +194,14 @@ def _read_workers(
     read = WorkerRecords(connection).read(new, _WORKER_FIELDS).items()
     workers = [_worker(key, record) if record and record[0] is not None else None for key, record in read]
     return {**{member: known[member] for member in members if member in known}, **dict(zip(new, workers, strict=True))}
+
+
+def _lost_crons(connection: redis.Redis) -> int:
+    """How many periodic tasks daemons had that are not paused; 0 where one lives that has some; three round trips."""
+    if any(daemon.crons for daemon in read_daemons(connection)):
+        return 0
+    found = _ask(connection, {"had": ("HKEYS", keys.SCHEDULES), "paused": ("HKEYS", keys.CRON_PAUSED)})
+    return len({*(found["had"] or ())} - {*(found["paused"] or ())})
 
 
 def _known(before: Overview | None, now_s: float) -> Mapping[str, QueueOverview]:

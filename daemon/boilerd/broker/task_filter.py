@@ -4,6 +4,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -243,9 +244,11 @@ def _text_of(task: Mapping[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
+    """A text as it is, anything else as JSON: numbers as they were written into Redis, where that can be."""
     if isinstance(value, str):
         return value
+    with suppress(TypeError, ValueError, OverflowError, RecursionError):
+        return msgspec.json.encode(value).decode()
     return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
 
 

@@ -190,7 +190,8 @@ def _waits(facts: Facts) -> list[str]:
     queues = [queue for queue in facts.own if queue.detail.counts.pending + queue.detail.counts.scheduled]
     crons = facts.overview.crons if facts.overview else 0
     told = [f"tasks wait in {_counted(queues)}"] if queues else []
-    return told + ([f"{crons:,} periodic task{'s are' if crons > 1 else ' is'} not enqueued"] if crons else [])
+    number = f"{crons:,} periodic tasks" if crons > 1 else "periodic task"
+    return told + ([f"nobody enqueues the {number} that daemons had"] if crons else [])
 
 
 def _counted(queues: Sequence[QueueOverview]) -> str:

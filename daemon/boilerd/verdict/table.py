@@ -86,7 +86,7 @@ TABLE = (
     Row(
         "unserved",
         Severity.WARNING,
-        "tasks wait in a queue that no living worker works on, or no worker lives and there are periodic tasks",
+        "tasks wait in a queue that no living worker works on, or no worker lives, and daemons had periodic tasks",
         _QUEUES,
         redis_rows.unserved,
     ),

@@ -28,6 +28,7 @@ from boilerd.web.page import Action, Data, Done, Elsewhere, Missing, Page
 from boilerd.web.parameters import check_parameters, is_sized
 from boilerd.web.permissions import Principal
 from boilerd.web.refusal import Refusal, status_of
+from boilerd.web.same_page import SAID
 from boilerd.web.shown import cut, harmless
 from boilerd.web.site import Site
 from boilerd.web.visit import Visit
@@ -87,7 +88,8 @@ class Asked:
         except ValueError:
             return ""
         root = self.links.root
-        below = page.path.removeprefix(root) + (f"?{page.query}" if page.query else "")
+        query = "&".join(part for part in page.query.split("&") if part.partition("=")[0] not in SAID)
+        below = page.path.removeprefix(root) + (f"?{query}" if query else "")
         is_ours = page.netloc == self.site.proxies.host(self.request) and page.path.startswith(f"{root}/")
         return root + below if is_ours and is_own_path(below) else ""
 
@@ -258,7 +260,11 @@ def answer_error(asked: Asked, error: BoilerdError) -> Response:
         answer = Response(_json({"error": str(error), "status": status}), status, media_type=KINDS["json"])
     else:
         title = (isinstance(error, Refusal) and error.heading) or HTTPStatus(status).phrase
-        data = {"problem": str(error), "status": status, "back": asked.came_from}
+        data = {
+            "problem": str(error),
+            "status": status,
+            "back": asked.came_from if asked.request.method == "GET" else "",
+        }
         answer = _html(render(asked, "error.html", data, title=title), status)
     if status == HTTPStatus.METHOD_NOT_ALLOWED:  # a page that somebody opened and that is sent
         answer.headers["allow"] = "POST"

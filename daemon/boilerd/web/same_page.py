@@ -8,6 +8,8 @@ from jinja2.runtime import Context
 
 #: What says where in a list one is.
 PLACES = frozenset({"page", "place", "last", "around", "looks", "after"})
+#: What an action said before the page is shown.
+SAID = frozenset({"told", "seal"})
 #: What a file of rows has no use for.
 _OF_PAGES = {"size": "", "renew": ""}
 
@@ -16,7 +18,7 @@ _OF_PAGES = {"size": "", "renew": ""}
 def own_query(context: Context) -> dict[str, str]:
     """The query of the page that is shown; without where in a list it is, and what an action said before it."""
     query: Mapping[str, str] = context["query"]
-    return {name: value for name, value in query.items() if name not in PLACES and name not in {"told", "seal"}}
+    return {name: value for name, value in query.items() if name not in PLACES | SAID}
 
 
 @pass_context

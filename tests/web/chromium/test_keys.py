@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import redis
 from playwright.sync_api import Route
 
-from boilerd import Client, TaskState
+from boilerd import Client, Inspector, TaskState
 from boilerd.broker.broker import Broker
 from builders import count_in_minute, count_in_total, counted, enqueue, in_state
 from chromium import Visitor, findings
@@ -47,6 +47,38 @@ def test_keys_move_through_rows_tick_them_and_lead_to_the_question(visit: Open, 
     page.wait_for_url("**/bulk/archive?id=a&id=b")
     assert ticked == ["b"]
     visitor.sees("Archive")
+
+
+def test_the_box_for_all_rows_is_ticked_while_each_row_is(visit: Open, client: Client) -> None:
+    enqueue(client, *"ab")
+    page = visit().open("/tasks?queue=default&state=pending")
+    states = []
+
+    for box in ("[data-all]", "[value=a]", "[value=b]", "[value=a]", "[value=b]", "[data-all]"):
+        page.click(f"main table {box}")
+        states.append((page.is_checked("[data-all]"), page.locator("[data-row]:checked").count()))
+
+    assert states == [(True, 2), (False, 1), (False, 0), (False, 1), (True, 2), (False, 0)]
+
+
+def test_whoever_goes_back_to_a_list_finds_no_row_ticked_that_took_the_place_of_one(
+    visit: Open, client: Client
+) -> None:
+    enqueue(client, *"abcd")
+    visitor = visit()
+    page = visitor.open("/tasks?queue=default&state=pending")
+    page.click("main table [value=a]")
+    page.click("main table [value=b]")
+    page.click("#selected >> text=Archive")
+    page.wait_for_url("**/bulk/archive**")
+    for task_id in "ab":
+        Inspector(client.connection).archive(task_id)
+
+    page.go_back()
+    visitor.sees("c", "tbody")
+
+    rows = page.locator("[data-row]")
+    assert rows.evaluate_all("all => all.map((each) => [each.value, each.checked])") == [["c", False], ["d", False]]
 
 
 def test_a_key_opens_the_question_about_the_task_that_is_shown(visit: Open, client: Client) -> None:

@@ -57,8 +57,8 @@ def _tasks_of(found: Operation) -> str:
         return ""
     queue, state = order.value if order.what == "move" else order.queue, _state_after(order)
     sought = order.sought()
-    # What the search says of queue and state counts before what the address says.
-    is_other = sought and (sought.queue not in {"", queue} or sought.state not in {None, state})
+    # What the search says of queue and state counts before what the address says; and it was now that this happened.
+    is_other = sought and (sought.queue not in {"", queue} or sought.state not in {None, state} or sought.until)
     return "" if is_other else back_of(replace(order, queue=queue, state=state))
 
 

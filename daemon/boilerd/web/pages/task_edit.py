@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +30,8 @@ MOST_EDITED = 24 * 1024
 _TEXTS = ("type", "queue", "when", "timeout", "max_retries", "retention", "concurrency_key", "concurrency_limit")
 #: And those that are JSON, with what they are called.
 _JSON = {"head": "headers", "body": "payload"}
+#: What stands before a piece of a diff: at which line of the new text it begins.
+_HEAD = re.compile(r"@@ -\S+ \+(\d+)")
 _NUMBERS = ("timeout", "max_retries", "retention", "concurrency_limit")
 #: What becomes of the old task: word → what is said, and in which states it can be.
 AFTERWARDS: Mapping[str, tuple[str, frozenset[TaskState]]] = {
@@ -311,13 +314,19 @@ def _diff(origin: Origin | None, form: Mapping[str, str]) -> list[list[str]]:
     found: list[list[str]] = []
     for part in (*_TEXTS, *_JSON.values()):
         old, new = before.get(part, []), now.get(part, [])
-        lines = [*difflib.unified_diff(old, new, n=3, lineterm="")][2:]
-        shown = [["", "…"] if line.startswith("@@") else [line[:1].strip(), line[1:]] for line in lines]
-        if shown and (old[:1] != new[:1] or shown[1] == ["", new[0]]):
-            del shown[0]  # nothing is left out there
-        elif shown:
-            shown.insert(0, ["", new[0]])
-        found += shown
+        reached = 0
+        for line in [*difflib.unified_diff(old, new, n=3, lineterm="")][2:]:
+            if not (head := _HEAD.match(line)):
+                found.append([line[:1].strip(), line[1:]])
+                reached += line[0] != "-"
+                continue
+            begins = int(head[1]) - 1
+            if not reached and begins > 0:
+                found.append(["", new[0]])
+                reached = 1
+            if begins > reached:
+                found.append(["", "…"])
+            reached = max(begins, 0)
     return found
 
 

@@ -22,5 +22,7 @@ export function start() {
       for (const each of all.slice(from, to + 1)) each.checked = box.checked;
     }
     last = box;
+    const ofAll = document.querySelector("main [data-all]");
+    if (ofAll) ofAll.checked = all.every((each) => each.checked);
   });
 }
