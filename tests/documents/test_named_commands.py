@@ -42,11 +42,13 @@ def named(code: str) -> tuple[tuple[str, ...], list[str]]:
 
 def wrong(path: tuple[str, ...], rest: list[str]) -> str:
     """What click finds wrong with a command; placeholders stand for any values."""
-    command = COMMANDS[path]
+    command, above = COMMANDS[path], click.Context(boilerd, **boilerd.context_settings)
     if rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
         return f"no command {rest[0]!r}"
     try:
-        _, left, _ = command.make_parser(click.Context(command, **command.context_settings)).parse_args(list(rest))
+        # A command keeps the option for its help as the first context has it; other tests use it, too.
+        context = click.Context(command, parent=above, **command.context_settings)
+        _, left, _ = command.make_parser(context).parse_args(list(rest))
     except click.UsageError as error:
         return error.format_message()
     return f"too much: {left}" if left else ""

@@ -17,7 +17,6 @@ import redis
 from boilerd.broker import keys
 from boilerd.broker.append_file import unwritten_in
 from boilerd.broker.connection import raw, text
-from boilerd.broker.daemons import read_daemons
 from boilerd.broker.inspection import Inspection, kinds, named_queues, told_misplaced
 from boilerd.broker.neighbours import living_until_s
 from boilerd.broker.refusals import sound, translated
@@ -100,7 +99,7 @@ class Overview:
         wrong: A row for each thing that is wrong with the list of queues.
         misplaced: What is wrong with the keys that are no queue's or task's.
         workers: How many workers live, of whatever host.
-        crons: How many periodic tasks daemons had, where no worker lives, and no daemon that has some.
+        crons: How many periodic tasks daemons had, where neither a worker nor a daemon lives.
         unwritten_bytes: How many accepted bytes are not in Redis's file, because its last write failed; 0: it did not.
         memory_share: The part of `maxmemory` that is used; 0: there is no limit, or Redis does not tell.
         living: The workers that live.
@@ -197,11 +196,10 @@ def _read_workers(
 
 
 def _lost_crons(connection: redis.Redis) -> int:
-    """How many periodic tasks daemons had that are not paused; 0 where one lives that has some; three round trips."""
-    if any(daemon.crons for daemon in read_daemons(connection)):
-        return 0
-    found = _ask(connection, {"had": ("HKEYS", keys.SCHEDULES), "paused": ("HKEYS", keys.CRON_PAUSED)})
-    return len({*(found["had"] or ())} - {*(found["paused"] or ())})
+    """How many periodic tasks daemons had that are not paused; 0 where a daemon lives."""
+    had, paused = ("HKEYS", keys.SCHEDULES), ("HKEYS", keys.CRON_PAUSED)
+    found = _ask(connection, {"daemons": ("EXISTS", keys.DAEMONS), "had": had, "paused": paused})
+    return 0 if found["daemons"] else len({*(found["had"] or ())} - {*(found["paused"] or ())})
 
 
 def _known(before: Overview | None, now_s: float) -> Mapping[str, QueueOverview]:
