@@ -16,7 +16,7 @@ from boilerd.tasks.retry import Verdict
 from boilerd.web.pages import crons, workers
 from builders import enqueue, fail_next, in_state, tell_cron
 from chromium import Place, Visitor
-from support import StartDaemon
+from support import StartDaemon, wait_until
 
 Open = Callable[..., Visitor]
 
@@ -88,6 +88,7 @@ def test_a_size_that_somebody_typed_is_the_one_that_a_pool_gets(
     monkeypatch.setattr(workers, "FRESH_S", 0.0)
     monkeypatch.setattr(workers, "CONTROL_FRESH_S", 0.0)
     daemon = start_daemon("--concurrency", "1").ready()
+    wait_until(Inspector(connection).daemons, "the daemon tells of itself in Redis, by which it is the dashboard's")
     settings = Settings(state_dir=str(daemon.directory), web=Web())
     visitor = visit(has_clock=True)
     place[0].app = boilerd.web.app(settings, authorize=None, connection=connection)
