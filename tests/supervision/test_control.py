@@ -312,7 +312,8 @@ def test_signals_that_are_passed_on_leave_the_embedded_broker_alone(start_daemon
 def test_log_files_that_were_moved_are_let_go_of(start_daemon: StartDaemon, client: Client, directory: Path) -> None:
     log = directory / "boilerd.log"
     daemon = start_daemon("--concurrency", "2", "--log-output", "both", "--log-file", str(log)).ready()
-    daemon.wait_for("task completed", task_id=client.enqueue("test:echo").id)
+    client.enqueue("test:echo")
+    wait_until(lambda: "task completed" in log.read_text(), "the file is written, which is after the standard output")
     log.rename(directory / "boilerd.log.1")
 
     def holders() -> list[int]:
