@@ -5,6 +5,7 @@ The page's clock is the test's own, so that two seconds of it cost none.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,12 @@ from support import StartValkey, wait_until
 Open = Callable[..., Visitor]
 
 COUNT = "#queue-default [data-label=Pending]"
+#: Makes time limits of requests pass by the page's clock too, which Playwright leaves to the machine's.
+LIMITS_BY_CLOCK = """AbortSignal.timeout = (limit) => {
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(new DOMException("", "TimeoutError")), limit);
+  return controller.signal;
+}"""
 
 
 def let_time_pass(visitor: Visitor, seconds: float = 2.5) -> None:
@@ -240,6 +247,55 @@ def test_a_page_whose_server_does_not_answer_keeps_its_last_picture_and_says_wha
     visitor.sees("2", COUNT)
     assert "the last good picture" not in visitor.text("#live")
     visitor.wrong.clear()  # the console has each that failed
+
+
+class Stalled:
+    """A dashboard on a network that stalls: nothing comes of an answer, or its first half."""
+
+    def __init__(self, app: Any, *, after_half: bool) -> None:
+        self._app = app
+        self._after_half = after_half
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_half(message: Any) -> None:
+            body = message.get("body", b"")
+            await send({**message, "body": body[: len(body) // 2], "more_body": True} if body else message)
+
+        if self._after_half:
+            await self._app(scope, receive, send_half)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+@pytest.mark.parametrize("after_half", [False, True], ids=["before an answer", "in the midst of one"])
+def test_a_page_whose_network_stalls_says_so_and_goes_on(
+    after_half: bool, visit: Open, place: tuple[Place, str], client: Client
+) -> None:
+    enqueue(client, "a")
+    visitor = visit(has_clock=True)
+    page = visitor.open("/queues")
+    page.evaluate(LIMITS_BY_CLOCK)
+    whole, place[0].app = place[0].app, Stalled(place[0].app, after_half=after_half)
+    enqueue(client, "b")
+
+    def stalls() -> bool:
+        let_time_pass(visitor)
+        return (len(statuses(visitor, "/queues")) if after_half else visitor.asked.count("/queues") - 1) > 0
+
+    def has_told() -> bool:
+        let_time_pass(visitor)
+        return "the last good picture: the dashboard does not answer" in visitor.text("#live")
+
+    wait_until(stalls, "a poll stalls")
+    wait_until(has_told, "the page says so")
+    shown, asked = visitor.text(COUNT), visitor.asked.count("/queues") - 1
+    place[0].app = whole
+    let_it_renew(visitor, "/queues")
+
+    assert (shown, asked) == ("1", 1)
+    visitor.sees("2", COUNT)
+    assert "the last good picture" not in visitor.text("#live")
+    visitor.wrong.clear()  # the console may have what was given up
 
 
 def test_a_page_says_at_once_what_is_wrong_with_redis_and_soon_that_it_is_back(

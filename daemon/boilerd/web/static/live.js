@@ -7,6 +7,8 @@ import { isSelecting } from "./select.js";
 import { clock, show } from "./time.js";
 
 const FIRST_MS = 2000, LONGEST_MS = 60000, AGAIN_MS = 4000, MOST_SKEW_MS = 5000;
+/** An answer that takes longer does not come: a request waits for 10 s at most, and for Redis for 5. */
+const SILENT_MS = 30000;
 const TICKED = "stands still while rows are ticked", NEVER = "not renewed";
 /** What does not pass by itself, and is told at once. */
 const LASTING = { 401: "log in again", 403: "you may not see it any more", 404: "it is not there any more" };
@@ -107,7 +109,7 @@ const KEPT = {
 
 /** What an answer without a picture says is wrong; that of a proxy may say nothing. */
 async function problemOf(answer) {
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const page = new DOMParser().parseFromString(await answer.text().catch(silent), "text/html");
   return page.querySelector(".problem")?.textContent.trim() || `the server answers ${answer.status}`;
 }
 
@@ -116,18 +118,23 @@ function asked(answer, name) {
   return Number(answer.headers.get(name)) * 1000 || 0;
 }
 
+/** Throws that no answer came, or no end of it; true as its cause if that took too long, and the page was not left. */
+function silent(error) {
+  throw new Error("the dashboard does not answer", { cause: error.name === "TimeoutError" });
+}
+
 /** The picture as it is now; throws what is wrong, with the answer's status as its cause where there was an answer. */
 async function poll() {
   const headers = { "Boilerd-Live": "1", ...(tag ? { "If-None-Match": tag } : {}) };
   const began = performance.now();
-  const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "error" })
-    .catch(() => { throw new Error("the dashboard does not answer"); });
+  const signal = AbortSignal.timeout(SILENT_MS);
+  const answer = await fetch(location.href, { headers, signal, cache: "no-store", redirect: "error" }).catch(silent);
   told = Math.max(asked(answer, "Boilerd-Wait"), asked(answer, "Retry-After"));
   if (answer.status !== 304 && !answer.ok) throw new Error(LASTING[answer.status] ?? await problemOf(answer), { cause: answer.status });
   skew = Date.now() - Date.parse(answer.headers.get("Date") ?? new Date());
-  tag = answer.headers.get("ETag");
   if (answer.status === 200) {
-    const text = await answer.text();
+    const text = await answer.text().catch(silent);
+    tag = answer.headers.get("ETag");
     if (!whyFrozen()) renew(text);
     else tag = null;
   }
